@@ -1,0 +1,58 @@
+# Every target prepares what it needs and is quick the second time.
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+MODEL  ?= digits
+RECIPE ?= training/recipes/digits.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint format train export retrain bench up test-containers lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: $(VENV)/.service ## serve the bundles in exported/ on port 8000
+	$(PY) -m service serve
+
+test: lint ## install everything, then run lint, types and all tests
+	$(PY) -m pytest
+
+lint: $(VENV)/.dev ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(VENV)/.dev ## rewrite the code in the project's format
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+train: $(VENV)/.training ## train RECIPE=training/recipes/<name>.toml
+	$(PY) -m training train $(RECIPE)
+
+export: $(VENV)/.training ## export RUN=runs/<id> into exported/
+	$(PY) -m training export $(RUN)
+
+retrain: $(VENV)/.training ## fine-tune MODEL=<name> from its champion and promote it if it is not worse
+	$(PY) -m training retrain --model $(MODEL)
+
+bench: $(VENV)/.dev ## measure speed on this machine
+	$(PY) -m bench
+
+up: ## docker compose up: the service and Prometheus
+	docker compose up --build
+
+lock: $(VENV)/.dev ## compile constraints.txt anew
+	$(PY) -m piptools compile --quiet --upgrade --all-extras --strip-extras --no-emit-index-url --no-emit-trusted-host \
+	  --no-header --no-annotate --output-file constraints.txt pyproject.toml
+	@grep '^onnxruntime-gpu==' constraints.txt | sed 's/-gpu//; s/ ;.*//' >> constraints.txt
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.service $(VENV)/.training $(VENV)/.dev: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[$*]'
+	@touch $@ $(if $(filter dev,$*),$(VENV)/.service $(VENV)/.training)

@@ -1,0 +1,1 @@
+"""What an exported classifier is: its files, its preprocessing and the store that holds its versions."""

@@ -1,0 +1,244 @@
+"""The model store: `<root>/<name>/<version>/` directories that appear whole or not at all.
+
+Versions are integers and never edited in place. `channels.json` beside them says which version is champion.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from bundle.errors import BundleError, BundleMissing
+from bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileFact, Manifest, Strict, digest_of, parse_manifest
+
+CHANNELS_FILE = "channels.json"
+_STAGING = ".staging-"
+_CHUNK = 1 << 20
+
+
+class Canary(Strict):
+    """A version that answers a share of the unpinned requests."""
+
+    version: int
+    weight: Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class Channels(Strict):
+    """`channels.json`: which versions production uses. `history` lists earlier champions, oldest first."""
+
+    champion: int | None
+    canary: Canary | None
+    shadow: int | None
+    history: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A version on disk: its folder, its parsed `bundle.json` and the digest of that file's bytes."""
+
+    path: Path
+    manifest: Manifest
+    digest: str
+
+    def read(self, file: str) -> bytes:
+        """Return the bytes of a listed file after checking type, size and SHA-256. Raises `BundleError`."""
+        return read_listed(self.path, file, self.manifest.files[file])
+
+
+class Store:
+    """Read and publish bundles below one folder. Readers take no lock and see whole versions only."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def names(self) -> list[str]:
+        """List the models that have at least one version."""
+        if not self.root.is_dir():
+            return []
+        return sorted(entry.name for entry in self.root.iterdir() if entry.is_dir() and self.versions(entry.name))
+
+    def versions(self, name: str) -> list[int]:
+        """List a model's published versions, ascending."""
+        try:
+            entries = list((self.root / name).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        numbered = [e for e in entries if e.name.isdecimal() and e.name == str(int(e.name)) and not e.is_symlink()]
+        return sorted(int(entry.name) for entry in numbered)
+
+    def channels(self, name: str) -> Channels:
+        """Read `channels.json`; without one, the store has no champion for the model."""
+        path = self.root / name / CHANNELS_FILE
+        try:
+            raw = read_bounded(path, MAX_MANIFEST_BYTES)
+        except FileNotFoundError:
+            return Channels(champion=None, canary=None, shadow=None, history=())
+        try:
+            return Channels.model_validate_json(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the document"
+            raise BundleError(f"{name}/{CHANNELS_FILE}: {where}: {first['msg']}") from None
+
+    def open(self, name: str, version: int | None = None) -> Bundle:
+        """Parse a version's `bundle.json` (the champion's without `version`); its files are checked when read.
+
+        Raises `BundleMissing` naming what there is instead, or `BundleError` naming what is wrong.
+        """
+        if version is None:
+            version = self.channels(name).champion
+            if version is None:
+                listed = ", ".join(self.names()) or "none"
+                raise BundleMissing(f"{name} has no champion in {self.root}; models there: {listed}")
+        path = self.root / name / str(version)
+        if version not in self.versions(name):
+            listed = ", ".join(map(str, self.versions(name))) or "none"
+            raise BundleMissing(f"{name} has no version {version} in {self.root}; versions there: {listed}")
+        try:
+            raw = read_bounded(path / MANIFEST_FILE, MAX_MANIFEST_BYTES)
+        except FileNotFoundError:
+            raise BundleError(f"{name}/{version} has no {MANIFEST_FILE}") from None
+        manifest = parse_manifest(raw)
+        if (manifest.name, manifest.version) != (name, version):
+            raise BundleError(f"{path} holds {manifest.name} version {manifest.version}, not {name} version {version}")
+        return Bundle(path, manifest, digest_of(raw))
+
+    def check_files(self, bundle: Bundle) -> None:
+        """Check size and SHA-256 of every file, and that nothing else lies in the folder. Raises `BundleError`."""
+        listed = set(bundle.manifest.files) | {MANIFEST_FILE}
+        for path in sorted(bundle.path.rglob("*")):
+            relative = path.relative_to(bundle.path).as_posix()
+            if path.is_symlink():
+                raise BundleError(f"{relative} is a symbolic link; a bundle holds regular files only")
+            if not path.is_dir() and relative not in listed:
+                raise BundleError(f"{relative} is not listed in {MANIFEST_FILE}")
+        for file in bundle.manifest.files:
+            bundle.read(file)
+
+    @contextmanager
+    def staging(self, name: str) -> Iterator[Path]:
+        """Yield an empty folder on the store's file system; it is gone afterwards unless it was published."""
+        path = self.root / name / f"{_STAGING}{uuid.uuid4().hex}"
+        path.mkdir(parents=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def publish(self, name: str, staged: Path, manifest_for: Callable[[int, dict[str, FileFact]], Manifest]) -> Bundle:
+        """Turn a staged folder into the model's next version, atomically and durably.
+
+        `manifest_for(version, files)` returns the manifest to write; it must carry both as given.
+        """
+        with self.lock(name):
+            version = max(self.versions(name), default=0) + 1
+            files = {p.relative_to(staged).as_posix(): fact_of(p) for p in sorted(staged.rglob("*")) if p.is_file()}
+            raw = manifest_for(version, files).to_json()
+            parse_manifest(raw)
+            (staged / MANIFEST_FILE).write_bytes(raw)
+            for path in [*staged.rglob("*"), staged]:
+                _fsync(path)
+            staged.rename(self.root / name / str(version))
+            _fsync(self.root / name)
+        return self.open(name, version)
+
+    def set_channels(self, name: str, change: Callable[[Channels], Channels]) -> Channels:
+        """Replace `channels.json` atomically with what `change` makes of it; every version named must exist."""
+        with self.lock(name):
+            channels = change(self.channels(name))
+            named = [channels.champion, channels.shadow, channels.canary.version if channels.canary else None]
+            for version in named:
+                if version is not None:
+                    self.open(name, version)
+            folder = self.root / name
+            temporary = folder / f".{CHANNELS_FILE}.{uuid.uuid4().hex}"
+            temporary.write_text(channels.model_dump_json(indent=1) + "\n")
+            _fsync(temporary)
+            temporary.replace(folder / CHANNELS_FILE)
+            _fsync(folder)
+        return channels
+
+    def promote(self, name: str, version: int) -> Channels:
+        """Make a version the champion and remember the one before it."""
+
+        def change(channels: Channels) -> Channels:
+            if channels.champion == version:
+                return channels
+            history = channels.history + ((channels.champion,) if channels.champion else ())
+            canary = channels.canary if channels.canary and channels.canary.version != version else None
+            return Channels(champion=version, canary=canary, shadow=channels.shadow, history=history)
+
+        return self.set_channels(name, change)
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold the model's publishing lock; another publisher waits."""
+        folder = self.root / name
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock", "a") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Read a regular file of at most `limit` bytes without following a symbolic link. Raises `BundleError`."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise BundleError(f"{path.name} cannot be read: {os.strerror(error.errno or 0)}") from None
+    with os.fdopen(descriptor, "rb") as handle:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise BundleError(f"{path.name} is not a regular file")
+        if status.st_size > limit:
+            raise BundleError(f"{path.name} is {status.st_size} bytes; at most {limit} are read")
+        return handle.read(limit + 1)
+
+
+def read_listed(folder: Path, file: str, fact: FileFact) -> bytes:
+    """Return a listed file's bytes after checking its size and SHA-256. Raises `BundleError` naming the file."""
+    for parent in list((folder / file).parents)[: file.count("/")]:
+        if parent.is_symlink():
+            raise BundleError(f"{file} lies behind a symbolic link")
+    try:
+        raw = read_bounded(folder / file, fact.bytes)
+    except FileNotFoundError:
+        raise BundleError(f"{file} is listed in {MANIFEST_FILE} but missing") from None
+    if len(raw) != fact.bytes:
+        raise BundleError(f"{file} is {len(raw)} bytes but {MANIFEST_FILE} says {fact.bytes}")
+    actual = hashlib.sha256(raw).hexdigest()
+    if actual != fact.sha256:
+        raise BundleError(f"{file} has sha256 {actual[:12]}… but {MANIFEST_FILE} says {fact.sha256[:12]}…")
+    return raw
+
+
+def fact_of(path: Path) -> FileFact:
+    """Return size and SHA-256 of a file."""
+    digest = hashlib.sha256()
+    size = 0
+    with open(path, "rb") as handle:
+        while chunk := handle.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return FileFact(sha256=digest.hexdigest(), bytes=size)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Serves bundles over HTTP: Flask in front, one engine behind."""

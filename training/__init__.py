@@ -1,0 +1,1 @@
+"""Makes bundles: data, models, training, evaluation, export and the promotion gate."""
