@@ -36,7 +36,7 @@ export: $(VENV)/.training ## export RUN=runs/<id> into exported/
 retrain: $(VENV)/.training ## fine-tune MODEL=<name> from its champion and promote it if it is not worse
 	$(PY) -m training retrain --model $(MODEL)
 
-bench: $(VENV)/.dev ## measure speed on this machine
+bench: $(VENV)/.bench ## measure speed on this machine
 	$(PY) -m bench
 
 up: ## docker compose up: the service and Prometheus
@@ -44,7 +44,8 @@ up: ## docker compose up: the service and Prometheus
 
 lock: $(VENV)/.dev ## compile constraints.txt anew
 	$(PY) -m piptools compile --quiet --upgrade --all-extras --strip-extras --no-emit-index-url --no-emit-trusted-host \
-	  --no-header --no-annotate --output-file constraints.txt pyproject.toml
+	  --no-emit-find-links --no-header --no-annotate --output-file constraints.txt pyproject.toml
+	@sed -i '/^clearsight @/d' constraints.txt
 	@grep '^onnxruntime-gpu==' constraints.txt | sed 's/-gpu//; s/ ;.*//' >> constraints.txt
 
 clean: ## remove the environment and caches
@@ -53,6 +54,6 @@ clean: ## remove the environment and caches
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.service $(VENV)/.training $(VENV)/.dev: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.service $(VENV)/.training $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.service $(VENV)/.training)
