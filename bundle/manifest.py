@@ -13,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from bundle.errors import BundleError
 
-SCHEMA = "clearsight.bundle/1"
+SCHEMA: Literal["clearsight.bundle/1"] = "clearsight.bundle/1"
 MANIFEST_FILE = "bundle.json"
 MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_FILE_BYTES = 2**31
+"""An ONNX file is one protobuf message, and those end at 2 GiB."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -78,12 +80,16 @@ class TensorSpec(Strict):
     dtype: Literal["uint8", "float32"]
     shape: tuple[int | str, ...]
 
+    def describe(self) -> str:
+        """Return it as people write it: `image uint8 [batch, 32, 32, 3]`."""
+        return f"{self.name} {self.dtype} [{', '.join(map(str, self.shape))}]"
+
 
 class FileFact(Strict):
     """What a file of the bundle must be."""
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    bytes: Count
+    bytes: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
 
 
 class Graph(Strict):
@@ -118,6 +124,8 @@ class Variant(Strict):
     """Median milliseconds per batch, by provider, then by batch size; a provider that was not measured is absent."""
     machine: str
     """Where `latency_ms` was measured."""
+    float_nodes: tuple[str, ...]
+    """Nodes of the core that int8 left in float because accuracy needed it; empty for other variants."""
 
 
 class ClassMetrics(Strict):
@@ -156,7 +164,7 @@ class GoldenImage(Strict):
 class Golden(Strict):
     """The images replayed by `verify` and by the service before it is ready."""
 
-    images: tuple[GoldenImage, ...]
+    images: Annotated[tuple[GoldenImage, ...], Field(min_length=1)]
     tolerance: dict[VariantName, dict[Provider, float]]
     """Largest allowed absolute difference of any probability."""
 
@@ -268,6 +276,9 @@ class Manifest(Strict):
         for image in self.golden.images:
             if len(image.probabilities) != classes:
                 raise ValueError(f"{image.file} has {len(image.probabilities)} probabilities for {classes} labels")
+        for variant in self.variants:
+            if "cpu" not in self.golden.tolerance.get(variant, {}):
+                raise ValueError(f"golden.tolerance lacks {variant} on cpu")
         named = [v.file for v in self.variants.values()] + [g.file for g in self.golden.images]
         missing = [file for file in [*named, *filter(None, [self.explain])] if file not in self.files]
         if missing:
