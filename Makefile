@@ -18,10 +18,12 @@ serve: $(VENV)/.service ## serve the bundles in exported/ on port 8000
 test: lint ## install everything, then run lint, types and all tests
 	$(PY) -m pytest
 
-lint: $(VENV)/.dev ## ruff and mypy
+lint: $(VENV)/.dev ## ruff, mypy, hadolint and the schema of the compose files
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(VENV)/bin/hadolint Dockerfile
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.gpu.yml
 
 format: $(VENV)/.dev ## rewrite the code in the project's format
 	$(PY) -m ruff check --fix .
@@ -35,6 +37,9 @@ export: $(VENV)/.training ## export RUN=runs/<id> into exported/
 
 retrain: $(VENV)/.training ## fine-tune MODEL=<name> from its champion and promote it if it is not worse
 	$(PY) -m training retrain --model $(MODEL)
+
+test-containers: $(VENV)/.dev ## build the images and run them together (needs docker or podman)
+	$(PY) -m pytest -m containers tests/containers
 
 bench: $(VENV)/.bench ## measure speed on this machine
 	$(PY) -m bench
@@ -54,6 +59,9 @@ clean: ## remove the environment and caches
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.service $(VENV)/.training $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.service $(VENV)/.training $(VENV)/.dev $(VENV)/.test-containers: $(VENV)/.dev ## build the images and run them together (needs docker or podman)
+	$(PY) -m pytest -m containers tests/containers
+
+bench: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[$*]'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.service $(VENV)/.training)
