@@ -71,3 +71,21 @@ class ImageUnsupportedMode(ImageError):
     """A known format with pixels of a kind that has no declared conversion."""
 
     code = "image.unsupported_mode"
+
+
+class ImageTooComplex(ImageError):
+    """A small file that would take a great deal of work: a JPEG with very many scans."""
+
+    code = "image.too_complex"
+
+
+class ImageTooSlow(ImageError):
+    """Decoding took longer than the limit."""
+
+    code = "image.too_slow"
+
+
+class ImageSizeMismatch(ImageError):
+    """Smaller than the crop of a model that does not resize."""
+
+    code = "image.size_mismatch"
