@@ -1,0 +1,47 @@
+"""`python -m service`: serve bundles."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from service.settings import describe_settings, read_settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand and return its exit code: 0, 2 for a bad setting, 3 for a device that is not there."""
+    parser = argparse.ArgumentParser(
+        prog="python -m service",
+        description="Serve image classifiers over HTTP.",
+        epilog=_settings_text(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in COMMANDS.items():
+        commands.add_parser(
+            name, help=text, description=text, epilog=_settings_text(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+    parser.parse_args(arguments)
+    return _serve()
+
+
+COMMANDS = {"serve": "serve the bundles of the store until SIGTERM"}
+
+
+def _serve() -> int:
+    from service.parent import Parent
+
+    return Parent(read_settings()).run()
+
+
+def _settings_text() -> str:
+    lines = ["settings, read from the environment (default in brackets):"]
+    for variable, default, description in describe_settings():
+        lines.append(f"  {variable:32} {description} [{default}]")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""The Flask application: built once per worker, handed its engine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from bundle.errors import ClearsightError
+from flask import Flask, Response, g, request
+from flask.sessions import SecureCookieSession, SessionInterface
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from service.context import Collaborators, Context, context
+from service.errors import BodyTooLarge, ServiceError, status_of
+from service.port import EnginePort
+from service.problems import problem
+from service.routes import batching, health, metrics, models, predict
+from service.settings import Settings
+
+log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.http"))
+
+BLUEPRINTS = (predict.blueprint, health.blueprint, metrics.blueprint, models.blueprint, batching.blueprint)
+UNMATCHED = "unmatched"
+"""The route label of requests for which there is no route."""
+
+
+class NoSession(SessionInterface):
+    """The service keeps no sessions; this spares every request the cost of looking for one."""
+
+    _empty = SecureCookieSession()
+
+    def open_session(self, app: Flask, request: Any) -> SecureCookieSession:
+        """Return the same empty session each time."""
+        return self._empty
+
+    def save_session(self, app: Flask, session: Any, response: Response) -> None:
+        """Keep nothing."""
+
+
+class HTTPFault(ServiceError):
+    """A fault that the HTTP layer found: no such route, a method that is not there, a body that cannot be parsed."""
+
+    def __init__(self, error: HTTPException) -> None:
+        super().__init__(error.description or error.name)
+        self.status = error.code or 500
+        self.code = f"http.{error.name.lower().replace(' ', '_')}"
+
+
+def create_app(settings: Settings, engine: EnginePort, draining: Callable[[], bool] = lambda: False) -> Flask:
+    """Build the application around an engine that somebody else starts and stops."""
+    app = Flask("service", static_folder=None)
+    app.session_interface = NoSession()
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    shared = Collaborators(settings, engine, draining)
+    app.extensions["clearsight"] = shared
+
+    @app.before_request
+    def begin() -> None:
+        g.clearsight = Context(shared, request.environ)
+
+    app.after_request(_finish)
+    app.register_error_handler(ClearsightError, _refuse)
+    app.register_error_handler(HTTPException, _refuse_http)
+    app.register_error_handler(Exception, _fail)
+    for blueprint in BLUEPRINTS:
+        app.register_blueprint(blueprint)
+    return app
+
+
+def _finish(response: Response) -> Response:
+    """Count the request and tell the caller its id and its times."""
+    ctx = context()
+    stages = ctx.finish()
+    headers = response.headers
+    headers["X-Request-Id"] = ctx.request_id
+    headers["Server-Timing"] = ctx.server_timing()
+    rule = request.url_rule
+    route = rule.rule if rule is not None else UNMATCHED
+    status = response.status_code
+    ctx.engine.observe(route, status, stages)
+    level = ctx.settings.access_log
+    if level == "all" or (level == "errors" and status >= 400):
+        log.info(
+            "request",
+            request_id=ctx.request_id,
+            method=request.method,
+            route=route,
+            status=status,
+            ms=round(stages["total"] * 1000, 3),
+        )
+    return response
+
+
+def _refuse(error: ClearsightError) -> Response:
+    """Render a fault from the tree; our own limits are counted by their code."""
+    ctx = context()
+    status = status_of(error)
+    if status == 503 or status == 504:
+        ctx.engine.reject(error.code)
+    if status == 500:
+        log.error("request.failed", request_id=ctx.request_id, code=error.code, reason=error.detail)
+    return problem(error, ctx.request_id)
+
+
+def _refuse_http(error: HTTPException) -> Response:
+    ctx = context()
+    if isinstance(error, RequestEntityTooLarge):
+        return problem(BodyTooLarge("The body is over the limit, or holds too many parts."), ctx.request_id)
+    response = problem(HTTPFault(error), ctx.request_id)
+    for name, value in error.get_headers():
+        if name == "Allow":
+            response.headers[name] = value
+    return response
+
+
+def _fail(error: Exception) -> Response:
+    ctx = context()
+    log.exception("request.failed", request_id=ctx.request_id)
+    return problem(ServiceError("The service failed; the request id finds it in the log."), ctx.request_id)

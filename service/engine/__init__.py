@@ -1,0 +1,1 @@
+"""The engine: sessions, batches and the life cycle of models. It knows no HTTP."""

@@ -1,0 +1,127 @@
+"""From a bundle on disk to a lane that may answer: verify, open, prove on the golden images, measure, plan."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+from bundle.errors import BundleError
+from bundle.manifest import VariantName
+from bundle.preprocess import preprocess
+from bundle.store import Bundle
+
+from service.engine.devices import Device
+from service.engine.network import BUCKETS, Network, open_session
+from service.engine.plan import Plan, choose_cap, measure_curve
+from service.engine.variants import rank_variants
+from service.engine.work import Lane
+from service.port import PROBABILITIES, ServedModel
+from service.settings import Settings
+
+_WIDE_GAIN = 1.15
+"""All threads together must answer a lone request this much faster to be worth a second copy of the weights."""
+
+log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.engine"))
+
+
+@dataclass(frozen=True, slots=True)
+class Threading:
+    """How many batches run at once, with how many threads each, and all the threads there are."""
+
+    runners: int
+    threads: int
+    cores: int
+
+
+def load_lane(bundle: Bundle, device: Device, threading: Threading, settings: Settings) -> tuple[Lane, str]:
+    """Return a lane for the best variant that proves itself, and a sentence when it is not the first choice.
+
+    Raises `BundleError` when a file is wrong or when no variant gives its golden answers.
+    """
+    manifest = bundle.manifest
+    ranked = rank_variants(manifest, device.provider, settings.variant, settings.max_accuracy_loss)
+    fallen: list[str] = []
+    for variant in ranked:
+        try:
+            network, plan = prepare(bundle, variant, device, threading, settings)
+        except BundleError as error:
+            if variant == ranked[-1]:
+                raise BundleError("; ".join([*fallen, error.detail])) from None
+            fallen.append(error.detail)
+            log.warning("variant.refused", model=manifest.name, version=manifest.version, reason=error.detail)
+            continue
+        served = ServedModel(manifest.name, manifest.version, bundle.digest, variant, network.provider, manifest)
+        return Lane(served, network, plan), "; ".join(fallen)
+    raise AssertionError("fp32 is always ranked")
+
+
+def prepare(
+    bundle: Bundle, variant: VariantName, device: Device, threading: Threading, settings: Settings
+) -> tuple[Network, Plan]:
+    """Open one variant, replay the golden images on every session, and measure its curve. Raises `BundleError`."""
+    manifest = bundle.manifest
+    model = bundle.read(manifest.variants[variant].file)
+    network = _open(model, device, threading.threads, manifest.fixed_batch)
+    replay_golden(bundle, variant, network)
+    objective_s = settings.p99_objective_ms / 1000
+    shape = (manifest.height, manifest.width, manifest.preprocessing.channels)
+    noise = np.random.default_rng(0).integers(0, 256, (1, *shape), np.uint8)
+
+    def run(n: int) -> object:
+        return network.run(np.repeat(noise, n, axis=0), PROBABILITIES)
+
+    sizes: tuple[int, ...] = (manifest.fixed_batch,) if manifest.fixed_batch else BUCKETS
+    if settings.max_batch:
+        sizes = tuple(size for size in sizes if size <= settings.max_batch) or sizes[:1]
+    curve = measure_curve(run, sizes, settings.warmup_s, objective_s)
+    lone_s = curve.latency(1)
+    if device.provider == "cpu" and threading.threads == 1 < threading.cores and not manifest.fixed_batch:
+        lone_s = _widen(network, model, threading.cores, lambda: network.run(noise[:1], PROBABILITIES, True), lone_s)
+        if network.wide is not None:
+            replay_golden(bundle, variant, network, alone=True)
+    cap = manifest.fixed_batch or choose_cap(curve, objective_s, settings.max_batch)
+    return network, Plan(curve, cap, threading.runners, threading.threads, objective_s, lone_s)
+
+
+def replay_golden(bundle: Bundle, variant: VariantName, network: Network, alone: bool = False) -> None:
+    """Check that the golden images give their stored probabilities within the tolerance of variant and provider.
+
+    Raises `BundleError` naming the image and the difference.
+    """
+    manifest = bundle.manifest
+    tolerance = manifest.golden.tolerance.get(variant, {}).get(network.provider)  # type: ignore[call-overload]
+    where = f"{manifest.name}/{manifest.version} {variant} on {network.provider}"
+    if tolerance is None:
+        raise BundleError(f"{where}: the bundle states no golden tolerance, so it cannot prove itself")
+    for golden in manifest.golden.images:
+        pixels = preprocess(bundle.read(golden.file), manifest.preprocessing).pixels
+        got = network.run(np.ascontiguousarray(pixels[None]), PROBABILITIES, alone)["probabilities"][0]
+        difference = float(np.abs(got - np.asarray(golden.probabilities, np.float32)).max())
+        if not difference <= tolerance:
+            raise BundleError(f"{where}: {golden.file} differs by {difference:.2g}; {tolerance:.2g} is allowed")
+
+
+def _open(model: bytes, device: Device, threads: int, fixed_batch: int | None) -> Network:
+    try:
+        return Network(open_session(model, device, threads), device, fixed_batch)
+    except Exception as error:  # the native layer raises several unrelated types
+        raise BundleError(f"onnxruntime cannot open the graph: {str(error).splitlines()[0][:200]}") from None
+
+
+def _widen(network: Network, model: bytes, cores: int, run_alone: Callable[[], object], narrow_s: float) -> float:
+    """Give the network a session over all cores if that answers a lone request faster; return the lone latency."""
+    network.wide = open_session(model, network.device, cores)
+    times = []
+    for _ in range(6):
+        before = time.perf_counter()
+        run_alone()
+        times.append(time.perf_counter() - before)
+    wide_s = sorted(times[1:])[len(times) // 2 - 1]
+    if wide_s * _WIDE_GAIN > narrow_s:
+        network.wide = None
+        return narrow_s
+    return wide_s

@@ -1,0 +1,79 @@
+"""One variant of one version, ready to run: its onnxruntime sessions and how rows go through them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from service.engine.devices import Device, provider_of
+from service.port import Rows
+
+Outputs = dict[str, npt.NDArray[np.float32]]
+BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Batch sizes that are measured, warmed and, where the provider pads, the only ones that run."""
+
+
+def open_session(model: bytes, device: Device, threads: int) -> Any:
+    """Open an onnxruntime session whose calls use `threads` threads each (1: only the calling thread)."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(model, options, providers=device.requested)
+
+
+class Network:
+    """Runs batches on one session, or on a second one with all threads when a request is alone.
+
+    `session` carries the load: with one thread, any number of runners may call it at once. `wide` exists where a
+    lone request is answered faster by all threads together.
+    """
+
+    def __init__(self, session: Any, device: Device, fixed_batch: int | None, wide: Any = None) -> None:
+        self.session = session
+        self.wide = wide
+        self.device = device
+        self.provider = provider_of(session)
+        self.fixed_batch = fixed_batch
+        self.output_names = tuple(output.name for output in session.get_outputs())
+
+    def run(self, rows: Rows, outputs: Sequence[str], alone: bool = False) -> Outputs:
+        """Run uint8 rows [n, h, w, c]; return float32 outputs of n rows each, whatever the padding was."""
+        n = len(rows)
+        padded = self.padded_size(n)
+        if padded != n:
+            rows = np.concatenate([rows, np.zeros((padded - n, *rows.shape[1:]), np.uint8)])
+        session = self.wide if alone and self.wide is not None else self.session
+        values = self._call(session, rows, outputs)
+        return {name: value if padded == n else value[:n] for name, value in zip(outputs, values, strict=True)}
+
+    def _call(self, session: Any, rows: Rows, outputs: Sequence[str]) -> list[Any]:
+        if self.provider == "cpu":
+            values: list[Any] = session.run(outputs, {"image": rows})
+            return values
+        return run_bound(session, rows, outputs)
+
+    def padded_size(self, n: int) -> int:
+        """Return the batch size that really runs for n images."""
+        if self.fixed_batch:
+            return self.fixed_batch
+        if not self.device.pads:
+            return n
+        return next((size for size in BUCKETS if size >= n), n)
+
+
+def run_bound(session: Any, rows: Rows, outputs: Sequence[str]) -> list[Any]:
+    """Run through IO binding: one copy to the device, one copy back, and no allocation by Python in between."""
+    binding = session.io_binding()
+    binding.bind_cpu_input("image", rows)
+    for name in outputs:
+        binding.bind_output(name)
+    session.run_with_iobinding(binding)
+    values: list[Any] = binding.copy_outputs_to_cpu()
+    return values

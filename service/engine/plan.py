@@ -1,0 +1,130 @@
+"""From a measured latency curve to a batch cap, and from a rate to the latency it will give."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+GAIN = 1.03
+"""A larger batch must bring this much more throughput to be worth the latency it costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Seconds that one batch takes, by batch size, ascending."""
+
+    seconds: dict[int, float]
+
+    def latency(self, n: int) -> float:
+        """Return the seconds of a batch of n images: measured, or a straight line between and beyond measured sizes."""
+        sizes = list(self.seconds)
+        if n in self.seconds:
+            return self.seconds[n]
+        if len(sizes) == 1 or n < sizes[0]:
+            return self.seconds[sizes[0]] * max(1.0, n / sizes[0])
+        upper = next((i for i, size in enumerate(sizes) if size > n), len(sizes) - 1)
+        low, high = sizes[upper - 1], sizes[upper]
+        slope = (self.seconds[high] - self.seconds[low]) / (high - low)
+        return max(self.seconds[low] + slope * (n - low), self.seconds[sizes[0]])
+
+    def throughput(self, n: int) -> float:
+        """Return images per second of one runner at batch size n."""
+        return n / self.latency(n)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one model is batched: at most `cap` images, `runners` batches at once, of `threads` threads each."""
+
+    curve: Curve
+    cap: int
+    runners: int
+    threads: int
+    objective_s: float
+    lone_s: float
+    """Seconds of a request that finds the engine idle."""
+
+    @property
+    def seconds_per_image(self) -> float:
+        """Seconds of engine time that one image costs at the cap, over all runners."""
+        return self.curve.latency(self.cap) / self.cap / self.runners
+
+
+def measure_curve(
+    run: Callable[[int], object], sizes: tuple[int, ...], budget_s: float, objective_s: float, repeats: int = 3
+) -> Curve:
+    """Time `run(n)` for growing n: the best of `repeats` after one warm-up call.
+
+    Stops growing when the budget is used up, or when one batch alone would take half the objective.
+    """
+    seconds: dict[int, float] = {}
+    started = time.perf_counter()
+    for n in sizes:
+        run(n)
+        times = []
+        for _ in range(repeats):
+            before = time.perf_counter()
+            run(n)
+            times.append(time.perf_counter() - before)
+            if time.perf_counter() - started > budget_s:
+                break
+        seconds[n] = min(times)
+        if time.perf_counter() - started > budget_s or seconds[n] > objective_s / 2:
+            break
+    return Curve(seconds)
+
+
+def choose_cap(curve: Curve, objective_s: float, most: int = 0) -> int:
+    """Return the batch cap for a p99 objective.
+
+    A request waits at most for the batch in progress and then runs in its own, so two batches must fit into the
+    objective. Of the sizes that fit, a larger one must bring `GAIN` more throughput. `most` sets the cap by hand.
+    """
+    if most:
+        return most
+    fitting = [n for n in curve.seconds if 2 * curve.seconds[n] <= objective_s] or [min(curve.seconds)]
+    best = fitting[0]
+    for n in fitting[1:]:
+        if curve.throughput(n) >= GAIN * curve.throughput(best):
+            best = n
+    return best
+
+
+def predict_latency(plan: Plan, rate: float, quantile: float = 0.99, arrivals: int = 4000) -> float:
+    """Return the latency quantile in seconds for Poisson arrivals at `rate` images/s, by simulating the plan.
+
+    Work-conserving service: a free runner takes its share of what is queued, at most the cap. The result grows
+    without bound in `arrivals` when the rate is above what the plan can do; that is returned as infinity.
+    """
+    if rate <= 0:
+        return plan.lone_s
+    if rate >= 1 / plan.seconds_per_image:
+        return float("inf")
+    draw = random.Random(0)  # noqa: S311 a simulation, the same one each time
+    times, now = [], 0.0
+    for _ in range(arrivals):
+        now += draw.expovariate(rate)
+        times.append(now)
+    return _simulate(plan, times)[int(quantile * arrivals) - 1]
+
+
+def _simulate(plan: Plan, arrivals: list[float]) -> list[float]:
+    """Return the sorted latencies of single images that arrive at these times."""
+    free = [0.0] * plan.runners
+    latencies: list[float] = []
+    next_image = 0
+    while next_image < len(arrivals):
+        runner = min(range(plan.runners), key=free.__getitem__)
+        start = max(free[runner], arrivals[next_image])
+        queued = 0
+        while next_image + queued < len(arrivals) and queued < plan.cap and arrivals[next_image + queued] <= start:
+            queued += 1
+        idle = sum(1 for at in free if at <= start)
+        take = max(1, -(-queued // idle))
+        end = start + plan.curve.latency(take)
+        latencies.extend(end - arrivals[next_image + i] for i in range(take))
+        free[runner] = end
+        next_image += take
+    return sorted(latencies)

@@ -1,0 +1,116 @@
+"""One request's images on their way through the engine, and what is reported of each batch."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from bundle.errors import ClearsightError
+
+from service.engine.network import Network
+from service.engine.plan import Plan
+from service.errors import DeadlineExceeded
+from service.port import Answer, Rows, ServedModel
+
+
+class Work:
+    """Rows that run together, their deadline (monotonic seconds), and the place where the answer appears."""
+
+    __slots__ = ("answer", "arrived", "deadline", "dropped", "error", "gone", "images", "outputs", "rows")
+
+    def __init__(
+        self, rows: Rows, outputs: tuple[str, ...], deadline: float, gone: Callable[[], bool] | None = None
+    ) -> None:
+        self.rows = rows
+        self.images = len(rows)
+        self.outputs = outputs
+        self.deadline = deadline
+        self.gone = gone
+        self.arrived = 0.0
+        self.answer: Answer | None = None
+        self.error: ClearsightError | None = None
+        self.dropped = False
+        """Set by the waiter when it stopped waiting: the rows must not run any more."""
+
+    def finish(self, answer: Answer | None, error: ClearsightError | None) -> None:
+        """Deliver the answer or the refusal; called exactly once."""
+        self.answer, self.error = answer, error
+
+
+class AwaitedWork(Work):
+    """Work that a thread waits for."""
+
+    __slots__ = ("_done",)
+
+    def __init__(
+        self, rows: Rows, outputs: tuple[str, ...], deadline: float, gone: Callable[[], bool] | None = None
+    ) -> None:
+        super().__init__(rows, outputs, deadline, gone)
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def finish(self, answer: Answer | None, error: ClearsightError | None) -> None:
+        """Deliver, and wake the waiter."""
+        self.answer, self.error = answer, error
+        self._done.release()
+
+    def wait(self, timeout_s: float) -> Answer:
+        """Return the answer, or raise the refusal; after `timeout_s` the rows are dropped."""
+        if not self._done.acquire(timeout=max(0.0, timeout_s)):
+            self.dropped = True
+            raise DeadlineExceeded("The deadline passed while the images were waiting or running.")
+        if self.error is not None:
+            raise self.error
+        assert self.answer is not None
+        return self.answer
+
+
+class Lane:
+    """The queue of one served version."""
+
+    def __init__(self, served: ServedModel, network: Network, plan: Plan) -> None:
+        self.served = served
+        self.network = network
+        self.plan = plan
+        self.waiting: deque[Work] = deque()
+        self.images = 0
+        """Images waiting."""
+        self.running = 0
+        """Batches in progress."""
+        self.used_s = 0.0
+        """Runner seconds received, for fairness: the waiting lane that received least is next."""
+        self.cost_s = plan.curve.latency(plan.cap) / plan.cap
+        """Runner seconds per image: a moving average over real batches."""
+        self.batch_s = plan.curve.latency(1)
+        """Seconds of a batch: a moving average over real batches."""
+        self.closed = False
+
+    @property
+    def backlog_s(self) -> float:
+        """Runner seconds that the waiting images will take."""
+        return self.images * self.cost_s
+
+    def learn(self, images: int, seconds: float) -> None:
+        """Move the averages towards a batch that just ran."""
+        self.cost_s += 0.1 * (seconds / images - self.cost_s)
+        self.batch_s += 0.1 * (seconds - self.batch_s)
+
+
+@dataclass(slots=True)
+class BatchReport:
+    """What happened to one batch: for metrics, drift and the log."""
+
+    served: ServedModel
+    reason: str
+    """Why it left: idle (a runner was free), queued (a runner became free), full (at its cap), retry (alone)."""
+    images: int
+    waits_s: list[float]
+    assemble_s: float
+    infer_s: float
+    probabilities: npt.NDArray[np.float32] | None
+    """[images, classes]; None when the batch failed or did not ask for them."""
+    failed: bool = False

@@ -1,0 +1,167 @@
+"""What a request says: its parameters, its deadline, and the encoded images in its body."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import itertools
+import json
+import re
+import select
+import socket
+import uuid
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from flask import Request
+
+from service.errors import (
+    BodyIncomplete,
+    BodyTooLarge,
+    MediaTypeUnsupported,
+    RequestInvalid,
+)
+from service.settings import Settings
+
+DEFAULT_TOP_K = 5
+_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}\Z")
+_numbers = itertools.count(1)
+
+
+def request_id_of(environ: dict[str, Any]) -> str:
+    """Return the caller's `X-Request-Id` when it is harmless to repeat, else a new one."""
+    given: str = environ.get("HTTP_X_REQUEST_ID", "")
+    return given if given and _ID.match(given) else new_request_id()
+
+
+def new_request_id() -> str:
+    """Return an id that no other request of any process has: a random prefix per process, and a number."""
+    return f"{_process_prefix()}{next(_numbers):012x}"
+
+
+@lru_cache(maxsize=1)
+def _process_prefix() -> str:
+    return uuid.uuid4().hex[:20]
+
+
+def deadline_of(request: Request, settings: Settings, now: float) -> float:
+    """Return the monotonic second by which the caller wants its answer (`X-Request-Deadline-Ms` or the default)."""
+    given = request.environ.get("HTTP_X_REQUEST_DEADLINE_MS")
+    if given is None:
+        return now + settings.deadline_ms / 1000
+    try:
+        milliseconds = float(given)
+    except ValueError:
+        milliseconds = -1.0
+    if not 0 < milliseconds <= 86_400_000:
+        raise RequestInvalid(f"X-Request-Deadline-Ms must be a number of milliseconds above 0, not {given!r}.")
+    return now + milliseconds / 1000
+
+
+def integer_of(name: str, given: str | None, default: int | None, least: int) -> int | None:
+    """Read a whole number of at least `least` from a parameter. Raises `RequestInvalid` naming it."""
+    if given is None:
+        return default
+    if not given.isascii() or not given.isdecimal() or len(given) > 9 or int(given) < least:
+        raise RequestInvalid(f"{name} must be a whole number of at least {least}, not {given!r}.")
+    return int(given)
+
+
+def check_length(request: Request, settings: Settings) -> None:
+    """Refuse a body that says it is too large, before it is read. Raises `BodyTooLarge`."""
+    length = request.content_length
+    if length is not None and length > settings.max_body_bytes:
+        raise BodyTooLarge(f"The body is {length} bytes; at most {settings.max_body_bytes} are accepted.")
+
+
+def read_body(request: Request, settings: Settings) -> bytes:
+    """Read the whole body. Raises `BodyTooLarge`, or `BodyIncomplete` when the client stopped sending."""
+    length = request.content_length
+    limit = settings.max_body_bytes
+    if length is None and not request.environ.get("wsgi.input_terminated"):
+        return b""
+    try:
+        body: bytes = request.environ["wsgi.input"].read(limit + 1 if length is None else length)
+    except OSError:
+        raise BodyIncomplete("The connection failed while the body was read.") from None
+    if len(body) > limit:
+        raise BodyTooLarge(f"The body is over {limit} bytes, which is the most that is accepted.")
+    if length is not None and len(body) < length:
+        raise BodyIncomplete(f"The body ended after {len(body)} of {length} bytes.")
+    return body
+
+
+def read_images(request: Request, settings: Settings) -> tuple[list[bytes], bool]:
+    """Return the encoded images of a request, and whether it asked for a list of results.
+
+    The body is an image itself (`image/*`, `application/octet-stream` or no type), `multipart/form-data` with one or
+    more parts named `image`, or JSON with base64: `{"image": "…"}` or `{"image": ["…", …]}`.
+    """
+    check_length(request, settings)
+    kind = (request.environ.get("CONTENT_TYPE") or "").partition(";")[0].strip().lower()
+    if not kind or kind.startswith("image/") or kind == "application/octet-stream":
+        return [read_body(request, settings)], False
+    if kind == "multipart/form-data":
+        images, many = _from_multipart(request, settings)
+    elif kind == "application/json":
+        images, many = _from_json(read_body(request, settings))
+    else:
+        raise MediaTypeUnsupported(
+            f"Content-Type {kind!r} is not read here; send an image (image/jpeg, image/png, … or"
+            " application/octet-stream), multipart/form-data with a part named 'image', or application/json."
+        )
+    if len(images) > settings.max_images:
+        raise BodyTooLarge(f"The request holds {len(images)} images; at most {settings.max_images} are accepted.")
+    return images, many
+
+
+def _from_multipart(request: Request, settings: Settings) -> tuple[list[bytes], bool]:
+    request.max_content_length = settings.max_body_bytes
+    request.max_form_memory_size = settings.max_body_bytes
+    request.max_form_parts = settings.max_images + 16
+    parts = request.files.getlist("image")
+    if not parts:
+        names = sorted({*request.files, *request.form})
+        there = f"the parts are {', '.join(map(repr, names[:8]))}" if names else "there are no parts"
+        raise RequestInvalid(f"multipart/form-data needs a file part named 'image'; {there}.")
+    return [part.stream.read() for part in parts], len(parts) > 1
+
+
+def _from_json(body: bytes) -> tuple[list[bytes], bool]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        raise RequestInvalid("The body is not valid JSON.") from None
+    value = document.get("image") if isinstance(document, dict) else None
+    if isinstance(value, str):
+        return [_decode64(value, "image")], False
+    if isinstance(value, list) and value:
+        return [_decode64(item, f"image[{index}]") for index, item in enumerate(value)], True
+    raise RequestInvalid('JSON needs "image": a base64 string, or a list of them.')
+
+
+def _decode64(value: Any, where: str) -> bytes:
+    if not isinstance(value, str):
+        raise RequestInvalid(f"{where} must be a base64 string, not {type(value).__name__}.")
+    head, comma, rest = value.partition(",")
+    text = rest if comma and head.startswith("data:") else value
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise RequestInvalid(f"{where} is not valid base64.") from None
+
+
+def departure_of(environ: dict[str, Any]) -> Callable[[], bool] | None:
+    """Return a question whether the client has closed its connection, where the server shows its socket."""
+    sock = environ.get("gunicorn.socket")
+    return (lambda: has_left(sock)) if isinstance(sock, socket.socket) else None
+
+
+def has_left(sock: socket.socket) -> bool:
+    """Return whether the other end closed the connection. Never blocks and reads nothing away."""
+    try:
+        readable, _, _ = select.select([sock], [], [], 0)
+        return bool(readable) and sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except (OSError, ValueError):
+        return True
