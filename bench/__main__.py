@@ -1,0 +1,146 @@
+"""`python -m bench`: the limits of this machine, the service and its peers, and how close they come."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+import onnxruntime as ort
+
+from bench import contest, limits, wrk
+from bench.inputs import photograph
+from bench.models import BUILT, Case, build, cases, cores, imagenet_preprocessing
+from bench.spread import Spread, table
+from bundle.preprocess import preprocess
+
+LOADS = (0.5, 0.7, 0.8, 0.9, 1.0, 1.5)
+"""Shares of the closed-loop peak that the open-loop run offers."""
+
+
+def main() -> None:
+    """Measure what the arguments ask for; print Markdown tables and keep the numbers as JSON."""
+    arguments = _arguments()
+    wrk.require()
+    build()
+    record: dict[str, object] = {"machine": _machine()}
+    print(f"{_machine()}; {arguments.repeats} repeats: median (lowest to highest)\n")
+    record["preprocessing"] = _preprocessing(arguments)
+    for name in arguments.cases:
+        record[name] = _case(cases()[name], arguments)
+    BUILT.mkdir(parents=True, exist_ok=True)
+    path: Path = arguments.json or BUILT / "last.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(f"the numbers: {path}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    add = parser.add_argument
+    add("--cases", nargs="+", choices=[*cases()], default=["resnet20", "resnet50-int8", "resnet50"])
+    add("--repeats", type=int, default=5, help="repeats of every measurement (default: 5)")
+    add("--seconds", type=int, default=3, help="length of one closed-loop run (default: 3)")
+    add("--connections", nargs="+", type=int, default=[1, 8, 32])
+    add("--only", nargs="+", help="contestants to run (default: all)")
+    add("--open-loop-seconds", type=int, default=10, help="length of one open-loop run; 0 for none (default: 10)")
+    add("--json", type=Path, help="where the numbers go (default: build/bench/last.json)")
+    return parser.parse_args()
+
+
+def _machine() -> str:
+    info = Path("/proc/cpuinfo")
+    model = platform.processor() or platform.machine()
+    if info.exists():
+        model = next((line.split(":")[1].strip() for line in info.open() if line.startswith("model name")), model)
+    return f"{model}, {cores()} cores; Python {platform.python_version()}, onnxruntime {ort.__version__}"
+
+
+def _preprocessing(arguments: argparse.Namespace) -> dict[str, dict[str, tuple[float, ...]]]:
+    seen, rows = {}, []
+    for image in (photograph(500, 375), photograph(1600, 1067)):
+        ways = limits.preprocessing_alone(image, imagenet_preprocessing(), arguments.repeats, 0.5)
+        share = ways["bundle.preprocess"].per(ways["plain Pillow"]).show(2)
+        rows.append([image.name, *[way.show(2) for way in ways.values()], share])
+        seen[image.name] = {way: spread.values for way, spread in ways.items()}
+    print("Preprocessing to 224x224, milliseconds on one thread\n")
+    print(table(["image", "bundle.preprocess", "plain Pillow", "decoding only", "ours / plain"], rows))
+    return seen
+
+
+def _case(case: Case, arguments: argparse.Namespace) -> dict[str, object]:
+    print(f"## {case.name}, {case.image.name} ({len(case.image.body)} bytes)\n")
+    recipe = case.bundle().manifest.preprocessing
+    decode_ms = limits.one_way(lambda: preprocess(case.image.body, recipe), arguments.repeats, 0.3)
+    row = preprocess(case.image.body, recipe).pixels
+    plans = limits.plans(cores(), case.batches)
+    graph = case.graph()
+    alone = {plan: limits.onnxruntime_alone(graph, row, plan, arguments.repeats, 0.4) for plan in plans}
+    _show_alone(alone)
+    best = max(alone.values(), key=lambda rate: rate.per_second.median)
+    results = contest.closed_loop(case, arguments.connections, arguments.repeats, arguments.seconds, arguments.only)
+    _show_closed_loop(results, best, decode_ms)
+    record: dict[str, object] = {
+        "decode_ms": decode_ms.values,
+        "alone": [asdict(plan) | {"per_second": rate.per_second.values} for plan, rate in alone.items()],
+        "closed_loop": [{"server": s, "connections": c} | asdict(seen) for (s, c), seen in results.items()],
+    }
+    if arguments.open_loop_seconds and any(name == contest.SERVICE for name, _ in results):
+        record["open_loop"] = _open_loop(case, results, arguments.open_loop_seconds)
+    return record
+
+
+def _show_alone(alone: dict[limits.Plan, limits.Rate]) -> None:
+    rows = [
+        [f"{plan.sessions} x {plan.threads}", str(plan.batch), rate.per_second.show(0), rate.cpu_ms.show(2)]
+        for plan, rate in alone.items()
+    ]
+    print(table(["onnxruntime alone: sessions x threads", "batch", "images/s", "CPU ms/image"], rows))
+
+
+def _show_closed_loop(results: contest.Results, best: limits.Rate, decode_ms: Spread) -> None:
+    infer_s, decode_s = 1 / best.per_second.median, decode_ms.median / 1e3 / cores()
+    limit = 1 / (infer_s + decode_s)
+    hellos = [seen.rate().median for (name, _), seen in results.items() if name == contest.HELLO]
+    ceiling = 1 / (infer_s + decode_s + 1 / max(hellos)) if hellos else float("nan")
+    print(f"preprocessing {decode_ms.show(3)} ms a thread; onnxruntime at best {best.per_second.show(0)} images/s")
+    print(f"limit {limit:.1f}/s; with HTTP {ceiling:.1f}/s\n")
+    rows = []
+    for (name, connections), seen in results.items():
+        ours = results.get((contest.SERVICE, connections))
+        ratio = ours.rate().per(seen.rate()).show(2) if ours and name != contest.SERVICE else ""
+        shares = ["", ""] if name == contest.HELLO else [f"{seen.rate().median / x:.2f}" for x in (limit, ceiling)]
+        p50, p99 = Spread.of(seen.p50_ms).show(2), Spread.of(seen.p99_ms).show(2)
+        rows.append([f"{name}, {connections}", seen.rate().show(0), p50, p99, *shares, ratio])
+    print(table(["server, connections", "requests/s", "p50 ms", "p99 ms", "/ limit", "/ with HTTP", "ours / it"], rows))
+    _show_cpu(results, best, decode_ms)
+
+
+def _show_cpu(results: contest.Results, best: limits.Rate, decode_ms: Spread) -> None:
+    rows = [["decode, resize, crop (alone)", decode_ms.show(3)], ["onnxruntime (alone)", best.cpu_ms.show(3)]]
+    most = max(connections for _, connections in results)
+    for (name, connections), seen in results.items():
+        if connections == most:
+            parts = ", ".join(f"{kind} {spent:.3f}" for kind, spent in seen.cpu_by_process().items())
+            rows.append([f"{name} at {most}: {parts}", seen.cpu_total_ms().show(3)])
+    print(table(["CPU milliseconds a request", "all processes"], rows))
+
+
+def _open_loop(case: Case, results: contest.Results, seconds: int) -> list[dict[str, object]]:
+    peak = max(seen.rate().median for (name, _), seen in results.items() if name == contest.SERVICE)
+    outcomes = contest.open_loop(case, [peak * load for load in LOADS], seconds)
+    rows, record = [], []
+    for load, outcome in zip(LOADS, outcomes, strict=True):
+        refused = sum(count for status, count in outcome.statuses.items() if status != 200)
+        quantiles = [outcome.quantile_ms(share) for share in (0.5, 0.99)]
+        counts = [f"{outcome.answered_per_second:.0f}", str(refused), str(outcome.unanswered)]
+        rows.append([f"{outcome.offered_per_second:.0f} ({load:.0%})", *counts, *[f"{q:.1f}" for q in quantiles]])
+        record.append({"offered": outcome.offered_per_second, "statuses": dict(outcome.statuses), "ms": quantiles})
+    print("Open loop: constant arrivals, latency of successful answers from the intended departure\n")
+    print(table(["offered/s (of peak)", "answered/s", "refused", "lost", "p50 ms", "p99 ms"], rows))
+    return record
+
+
+if __name__ == "__main__":
+    main()
