@@ -1,0 +1,209 @@
+"""The images and the compose file, run for real: `make test-containers` on any machine with docker or podman."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
+
+
+@dataclass
+class Stack:
+    """The compose project under test: how to talk to it, and where it listens."""
+
+    compose: list[str]
+    service: str
+    prometheus: str
+    environment: dict[str, str] = field(repr=False)
+
+    def run(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a compose command; on failure its output is the error."""
+        done = subprocess.run(
+            [*self.compose, *words], cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=1500
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(words)} exited {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """Build the images and start the project on free ports; afterwards remove it with its volumes."""
+    service, prometheus = f"127.0.0.1:{_free_port()}", f"127.0.0.1:{_free_port()}"
+    environment = dict(os.environ) | {"CLEARSIGHT_PUBLISH": service, "PROMETHEUS_PUBLISH": prometheus}
+    compose = [*_compose(), "--project-name", f"clearsight-test-{os.getpid()}", "--profile", "retrain"]
+    stack = Stack(compose, f"http://{service}", f"http://{prometheus}", environment)
+    stack.run("build")
+    try:
+        stack.run("up", "--detach", "service", "prometheus")
+        _eventually(lambda: requests.get(f"{stack.service}/readyz", timeout=2).status_code == 200, 120)
+        yield stack
+    finally:
+        stack.run("down", "--volumes", check=False)
+
+
+def test_the_serving_container_is_unprivileged_and_holds_no_torch(stack: Stack) -> None:
+    """The user is not root, the root file system is read-only, and neither torch nor training is there."""
+    program = (
+        "import importlib.util as u, json, os\n"
+        "try: open('/app/x', 'w'); writable = True\n"
+        "except OSError: writable = False\n"
+        "names = ('torch', 'training', 'onnx', 'onnxruntime', 'pip')\n"
+        "found = {name: u.find_spec(name) is not None for name in names}\n"
+        "print(json.dumps({'uid': os.getuid(), 'writable': writable} | found))"
+    )
+    inside = json.loads(_exec(stack, "python", "-c", program).splitlines()[-1])
+    absent = {"torch": False, "training": False, "onnx": False, "pip": False}
+    assert inside == {"uid": 10001, "writable": False, "onnxruntime": True, **absent}
+
+
+def test_a_photograph_is_classified(stack: Stack) -> None:
+    """`/predict` answers from the default model with what it read."""
+    reply = _predict(stack, _photograph(500, 375))
+    assert reply["model"]["name"] == "cifar10"
+    assert reply["input"]["format"] == "JPEG"
+    assert (reply["input"]["width"], reply["input"]["height"]) == (500, 375)
+    assert 0.99 < sum(p["probability"] for p in _predict(stack, _photograph(500, 375), top_k=10)["predictions"]) < 1.01
+
+
+def test_the_health_check_of_the_image_passes(stack: Stack) -> None:
+    """What HEALTHCHECK runs exits 0 in the running container."""
+    check = [
+        line
+        for line in (ROOT / "Dockerfile").read_text().splitlines()
+        if line.strip().startswith('CMD ["python", "-c"')
+    ]
+    _exec(stack, *json.loads(check[0].strip().removeprefix("CMD ")))
+
+
+def test_prometheus_scrapes_the_service(stack: Stack) -> None:
+    """The target is up, its request counter has risen, and the alert rules are loaded."""
+    _predict(stack, _photograph(100, 80))
+    _eventually(lambda: _query(stack, 'up{job="clearsight"}') == 1, 60)
+    _eventually(lambda: (_query(stack, "sum(clearsight_requests_total)") or 0) > 0, 60)
+    rules = requests.get(f"{stack.prometheus}/api/v1/rules", timeout=5).json()["data"]["groups"]
+    assert "ClearsightDown" in {rule["name"] for group in rules for rule in group["rules"]}
+
+
+def test_a_retrained_version_takes_over_without_a_restart(stack: Stack) -> None:
+    """The retrain job publishes into the shared volume and the running service answers with the new version."""
+    before = _predict(stack, _photograph(64, 64), model="digits")["model"]["version"]
+    done = stack.run("run", "--rm", "retrain", "retrain", "--model", "digits")
+    _eventually(
+        lambda: _predict(stack, _photograph(64, 64), model="digits")["model"]["version"] != before, 30, done.stdout
+    )
+
+
+def test_down_loses_no_request(stack: Stack) -> None:
+    """Every request that was under way when `compose down` began is answered with 200."""
+    load = _Load(stack.service, _photograph(1600, 1067), clients=16)
+    _eventually(lambda: load.answered > 50, 60)
+    down_at = time.monotonic()
+    stack.run("stop", "service")
+    load.finish()
+    before = [outcome for started, outcome in load.outcomes if started < down_at]
+    assert len(before) > 50
+    assert set(before) == {200}
+    assert any(started < down_at < ended for started, ended in load.spans), "nothing was under way"
+
+
+class _Load:
+    """Clients that send one request after the other until the server takes no more connections."""
+
+    def __init__(self, url: str, body: bytes, clients: int) -> None:
+        self.url, self.body = url, body
+        self.outcomes: list[tuple[float, int | str]] = []
+        self.spans: list[tuple[float, float]] = []
+        self.threads = [threading.Thread(target=self._client) for _ in range(clients)]
+        for thread in self.threads:
+            thread.start()
+
+    @property
+    def answered(self) -> int:
+        return len(self.outcomes)
+
+    def finish(self) -> None:
+        for thread in self.threads:
+            thread.join(60)
+        assert not any(thread.is_alive() for thread in self.threads), "a request was left hanging"
+
+    def _client(self) -> None:
+        while True:
+            started = time.monotonic()
+            try:
+                reply = requests.post(f"{self.url}/predict", data=self.body, headers=JPEG, timeout=60)
+            except requests.ConnectionError as error:
+                self.outcomes.append((started, str(error)))
+                return
+            self.spans.append((started, time.monotonic()))
+            self.outcomes.append((started, reply.status_code))
+            if reply.status_code != 200:
+                return
+
+
+JPEG = {"Content-Type": "image/jpeg"}
+
+
+def _compose() -> list[str]:
+    if shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0:
+        return ["docker", "compose"]
+    if shutil.which("podman") and shutil.which("podman-compose"):
+        return ["podman-compose"]
+    pytest.fail("needs docker with its compose plugin, or podman with podman-compose")
+
+
+def _exec(stack: Stack, *words: str) -> str:
+    return stack.run("exec", "-T", "service", *words).stdout.strip()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _photograph(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(load_sample_images().images[0]).resize((width, height)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def _predict(stack: Stack, body: bytes, **query: Any) -> Any:
+    reply = requests.post(f"{stack.service}/predict", params=query, data=body, headers=JPEG, timeout=30)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def _query(stack: Stack, expression: str) -> float | None:
+    reply = requests.get(f"{stack.prometheus}/api/v1/query", params={"query": expression}, timeout=5).json()
+    found = reply["data"]["result"]
+    return float(found[0]["value"][1]) if found else None
+
+
+def _eventually(true: Callable[[], bool], seconds: float, detail: str = "") -> None:
+    """Wait for another process to reach a state that it announces nowhere."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with contextlib.suppress(requests.RequestException):
+            if true():
+                return
+        time.sleep(0.5)
+    raise AssertionError(f"not within {seconds} s {detail}")
