@@ -12,6 +12,9 @@ IMAGE_STATUSES = {
     "image.unsupported_format": 415,
     "image.too_large": 413,
     "image.too_many_pixels": 413,
+    "image.too_complex": 422,
+    "image.too_slow": 422,
+    "image.size_mismatch": 422,
 }
 """HTTP status of each `bundle.errors.ImageError` code."""
 

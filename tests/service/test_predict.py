@@ -43,7 +43,7 @@ def test_several_images_are_answered_in_their_order_and_a_bad_one_fails_alone(cl
     results = answer.get_json()["results"]
     assert answer.status_code == 200
     assert results[0]["predictions"][0]["label"] == "red"
-    assert results[1]["error"]["code"] == "image.undecodable"
+    assert results[1]["error"]["code"] == "image.unsupported_format"
     assert results[2]["predictions"][0]["label"] == "blue"
 
 
@@ -51,8 +51,8 @@ def test_several_images_are_answered_in_their_order_and_a_bad_one_fails_alone(cl
     ("url", "data", "content_type", "status", "code"),
     [
         ("/predict", b"", "image/png", 400, "image.empty"),
-        ("/predict", b"hello", "image/png", 422, "image.undecodable"),
-        ("/predict", RED[:60], "image/png", 422, "image.truncated"),
+        ("/predict", b"hello", "image/png", 415, "image.unsupported_format"),
+        ("/predict", RED[:-20], "image/png", 422, "image.truncated"),
         ("/predict", RED, "text/plain", 415, "request.unsupported_media_type"),
         ("/predict", b"{", "application/json", 400, "request.invalid"),
         ("/predict", b'{"image": 7}', "application/json", 400, "request.invalid"),
