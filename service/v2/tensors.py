@@ -120,9 +120,9 @@ def _json_strings(spec: InputTensor) -> list[bytes]:
         raise RequestInvalid(f"data of {spec.name!r} must be a list of base64 strings.")
     found = []
     for index, value in enumerate(values):
-        value = value[0] if isinstance(value, list) and len(value) == 1 else value
+        alone = value[0] if isinstance(value, list) and len(value) == 1 else value
         try:
-            found.append(base64.b64decode(value, validate=True))
+            found.append(base64.b64decode(alone, validate=True))
         except (TypeError, ValueError, binascii.Error):
             raise RequestInvalid(f"data[{index}] of {spec.name!r} must be base64 of an encoded image.") from None
     return found

@@ -52,7 +52,7 @@ def test_several_images_are_answered_in_their_order_and_a_bad_one_fails_alone(cl
     [
         ("/predict", b"", "image/png", 400, "image.empty"),
         ("/predict", b"hello", "image/png", 415, "image.unsupported_format"),
-        ("/predict", RED[:-20], "image/png", 422, "image.truncated"),
+        ("/predict", RED[:60], "image/png", 422, "image.truncated"),
         ("/predict", RED, "text/plain", 415, "request.unsupported_media_type"),
         ("/predict", b"{", "application/json", 400, "request.invalid"),
         ("/predict", b'{"image": 7}', "application/json", 400, "request.invalid"),
