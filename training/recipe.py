@@ -1,0 +1,215 @@
+"""A recipe: everything that decides a training run, as TOML overrides over typed defaults.
+
+A key that is unknown or a value of the wrong kind is an error that names it. The defaults train the handwritten
+digits that scikit-learn ships, offline and within seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from bundle.manifest import Name, Preprocessing
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from training.errors import RecipeError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of a recipe that refuses unknown keys and values of another type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """Where the images come from and how they are split."""
+
+    source: Literal["folder", "digits"] = "digits"
+    path: str | None = None
+    """Folder of the data; `--data` on the command line sets it."""
+    validation_fraction: Fraction = 0.1
+    """Share of the images that choose the best epoch; by content hash, so an image never changes sides."""
+    test_fraction: Fraction = 0.2
+    """Share of the images held out; unused where the source has a test folder of its own."""
+
+
+class Input(Section):
+    """What the network sees, and how an image becomes that."""
+
+    height: Annotated[int, Field(ge=1, le=1024)] = 8
+    width: Annotated[int, Field(ge=1, le=1024)] = 8
+    color: Literal["rgb", "grey"] = "grey"
+    resize: Literal["shorter_side", "stretch"] = "shorter_side"
+    resize_size: Annotated[int, Field(ge=1, le=2048)] | None = None
+    """Shorter side in pixels before the centre crop; null: exactly what the crop needs. Only for `shorter_side`."""
+    interpolation: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    alpha_background: tuple[int, int, int] = (255, 255, 255)
+    jpeg_draft: bool = False
+    """Decode large JPEGs at a reduced scale: faster, and slightly different pixels."""
+
+    @property
+    def channels(self) -> int:
+        """3 for `rgb`, 1 for `grey`."""
+        return 3 if self.color == "rgb" else 1
+
+    def preprocessing(self) -> Preprocessing:
+        """Return the one recipe that evaluation, verification and the service share."""
+        short = self.resize_size or max(self.height, self.width)
+        size = (self.height, self.width) if self.resize == "stretch" else (short, short)
+        return Preprocessing(
+            resize=self.resize,
+            resize_size=size,
+            crop_size=(self.height, self.width),
+            interpolation=self.interpolation,
+            color=self.color,
+            orientation="exif",
+            alpha_background=self.alpha_background,
+            jpeg_draft=self.jpeg_draft,
+        )
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Input:
+        if self.resize_size is not None and self.resize_size < max(self.height, self.width):
+            raise ValueError(f"resize_size {self.resize_size} is smaller than the {self.height}x{self.width} crop")
+        return self
+
+
+class Model(Section):
+    """Which network; `options` go to its builder."""
+
+    name: str = "resnet8"
+    options: dict[str, Any] = {}
+
+
+class Augment(Section):
+    """Changes to training images only. Left at its defaults, nothing is changed."""
+
+    crop_padding: Annotated[int, Field(ge=0)] = 0
+    """Shift by up to this many pixels each way, the edge reflected; 4 is usual for 32x32."""
+    flip: bool = False
+    """Mirror half of the images; not for digits or text."""
+
+
+class Train(Section):
+    """The optimisation."""
+
+    epochs: Annotated[int, Field(ge=1)] = 30
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    seed: Annotated[int, Field(ge=0)] = 0
+    optimizer: Literal["sgd"] = "sgd"
+    learning_rate: Positive = 0.1
+    """Peak of the schedule. Lower it when the loss is not a number or jumps; raise it when it falls slowly."""
+    momentum: Fraction = 0.9
+    weight_decay: NotNegative = 5e-4
+    """Never applied to biases and normalisation weights."""
+    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    warmup_fraction: Fraction = 0.2
+    """Share of all steps in which the learning rate rises from zero to its peak."""
+    label_smoothing: Fraction = 0.0
+    ema_decay: Fraction = 0.0
+    """Decay per step of the averaged weights that are evaluated and kept; 0 turns the average off."""
+    small_fraction: Fraction = 0.0
+    """Share of the epochs, at the beginning, that see images shrunk to `small_side`: cheaper, learned from as well."""
+    small_side: Annotated[int, Field(ge=8)] | None = None
+    """Pixels of the shorter side in those epochs; three quarters of the full size is a good choice."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16` is faster on processors that compute in it, and far slower on those that emulate it: measure."""
+    channels_last: bool = True
+
+
+class Recipe(Section):
+    """All of it. `name` is what the bundle will be called."""
+
+    name: Name = "digits"
+    data: Data = Data()
+    input: Input = Input()
+    model: Model = Model()
+    augment: Augment = Augment()
+    train: Train = Train()
+
+    @model_validator(mode="after")
+    def _small_is_smaller(self) -> Recipe:
+        side = self.train.small_side
+        if bool(self.train.small_fraction) != (side is not None):
+            raise ValueError("train.small_fraction and train.small_side go together")
+        if side is not None and side >= min(self.input.height, self.input.width):
+            raise ValueError(f"train.small_side {side} is not smaller than the image")
+        return self
+
+    @model_validator(mode="after")
+    def _shift_fits(self) -> Recipe:
+        if self.augment.crop_padding >= min(self.input.height, self.input.width):
+            raise ValueError(f"augment.crop_padding {self.augment.crop_padding} is not smaller than the image")
+        return self
+
+
+def load_recipe(source: Path | str, overrides: list[str] | None = None, data: str | None = None) -> Recipe:
+    """Read a recipe file, or a shipped recipe by its name, and apply `key=value` overrides such as `train.epochs=5`.
+
+    A value is read as TOML where it is TOML, else as text. Raises `RecipeError` naming the key.
+    """
+    path = Path(source)
+    if not path.exists() and (RECIPES / f"{source}.toml").exists():
+        path = RECIPES / f"{source}.toml"
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        shipped = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+        raise RecipeError(f"{source}: no such recipe; shipped recipes: {shipped}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"{source}: not a TOML file: {error}") from None
+    for override in overrides or []:
+        _override(values, override)
+    if data is not None:
+        _override(values, f"data.path={json.dumps(str(Path(data).resolve()))}")
+    return parse_recipe(values)
+
+
+def parse_recipe(values: dict[str, Any]) -> Recipe:
+    """Validate nested values over the defaults. Raises `RecipeError` naming the first key that is wrong."""
+    try:
+        return Recipe.model_validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        raise RecipeError(_explain(error)) from None
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {override}: expected key=value, for example train.epochs=5")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"--set {override}: {parent} is a value, not a section")
+    values[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "recipe"
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key; known here: {', '.join(_known(first['loc'][:-1]))}"
+    what = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}" if first["type"] == "value_error" else f"{where}: {what}, not {first['input']!r}"
+
+
+def _known(path: tuple[int | str, ...]) -> list[str]:
+    section: type[BaseModel] = Recipe
+    for part in path:
+        annotation = section.model_fields[str(part)].annotation
+        assert isinstance(annotation, type)
+        section = annotation
+    return list(section.model_fields)
