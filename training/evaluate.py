@@ -96,4 +96,4 @@ def _per_class(
 def logits_of(model: nn.Module, images: Images, normalise: Normalise, batch_size: int = 500) -> torch.Tensor:
     """Return float32 logits [n, classes] of an evaluated model, on the images exactly as they are."""
     model.eval()
-    return torch.cat([model(normalise(chunk)).float() for chunk in images.pixels.split(batch_size)])
+    return torch.cat([model(normalise(chunk)).float() for chunk in torch.split(images.pixels, batch_size)])

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.averaging import AveragedModel
 from training.checkpoint import load, save, write_json
@@ -23,7 +23,6 @@ from training.data.augment import Normalise, gather, shrink
 from training.data.tensors import Images, channel_statistics, decode
 from training.errors import RunError, TrainingError
 from training.evaluate import logits_of, score
-from training.models import Classifier
 from training.optimizer import make_optimizer
 from training.recipe import Recipe, Train, parse_recipe
 from training.runs import (
@@ -118,7 +117,7 @@ class _Run:
         if warm_start is not None:
             load_weights(self.model, dict(warm_start), Path("the weights to start from"))
         if recipe.train.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model = self.model.to(memory_format=torch.channels_last)
         self.average = AveragedModel(self.model, recipe.train.ema_decay)
         self.optimizer = make_optimizer(self.model, recipe.train)
         self.history: list[dict[str, Any]] = []
@@ -164,7 +163,7 @@ class _Run:
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + number)
         torch.manual_seed(settings.seed * 1_000_003 + number)  # dropout draws from the global generator
         self.model.train()
-        batches = torch.randperm(len(images), generator=generator).split(settings.batch_size)
+        batches = torch.split(torch.randperm(len(images), generator=generator), settings.batch_size)
         loss_sum, correct, rate = torch.zeros(()), torch.zeros((), dtype=torch.int64), 0.0
         for index, indices in enumerate(batches):
             factor = learning_rate_factor((number - 1) * len(batches) + index, settings.epochs * len(batches), settings)
@@ -182,7 +181,7 @@ class _Run:
             logits = self.model(x)
         loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.recipe.train.label_smoothing)
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         self.optimizer.step()
         self.average.update(self.model)
         return loss.detach(), logits.detach()
@@ -233,7 +232,7 @@ def autocast(settings: Train) -> AbstractContextManager[Any]:
     return torch.autocast("cpu", dtype=torch.bfloat16) if settings.precision == "bf16" else nullcontext()
 
 
-def _contiguous(model: Classifier) -> dict[str, Tensor]:
+def _contiguous(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().contiguous() for name, value in model.state_dict().items()}
 
 

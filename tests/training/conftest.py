@@ -1,0 +1,19 @@
+from pathlib import Path
+
+import pytest
+
+from training.recipe import Recipe, parse_recipe
+from training.train import train
+
+TINY = {"train": {"epochs": 2, "batch_size": 128}, "model": {"name": "resnet8"}}
+
+
+@pytest.fixture
+def tiny_recipe() -> Recipe:
+    """Two epochs on the digits: seconds, and far better than chance."""
+    return parse_recipe(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(parse_recipe(TINY), runs=tmp_path_factory.mktemp("runs"))
