@@ -1,0 +1,34 @@
+"""Open the data that a recipe names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from training.data.arrays import read_digits
+from training.data.dataset import Dataset, Item, split_by_content
+from training.data.folder import read_folder
+from training.errors import DataError
+from training.recipe import Data
+
+
+def open_dataset(name: str, data: Data) -> Dataset:
+    """Read labels, content hashes and splits; images are read later, when asked for. Raises `DataError`."""
+    held_out: list[Item] | None = None
+    if data.source == "digits":
+        labels, items = read_digits()
+    else:
+        if data.path is None:
+            raise DataError(f"data.path is not set; name the folder with --data for data.source {data.source}")
+        labels, items, held_out = read_folder(Path(data.path))
+    dataset = split_by_content(
+        name,
+        labels,
+        items,
+        held_out,
+        validation_fraction=data.validation_fraction,
+        test_fraction=data.test_fraction,
+    )
+    for part in ("train", "validation"):
+        if not len(getattr(dataset, part)):
+            raise DataError(f"the {part} split is empty: {len(items)} images, data.validation_fraction too small")
+    return dataset
