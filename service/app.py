@@ -13,15 +13,22 @@ from flask.sessions import SecureCookieSession, SessionInterface
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from service.context import Collaborators, Context, context
-from service.errors import BodyTooLarge, ServiceError, status_of
+from service.errors import BodyTooLarge, ServiceError
 from service.port import EnginePort
-from service.problems import problem
-from service.routes import batching, health, metrics, models, predict
+from service.problems import note_fault, problem
+from service.routes import batching, health, metrics, models, predict, v2
 from service.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.http"))
 
-BLUEPRINTS = (predict.blueprint, health.blueprint, metrics.blueprint, models.blueprint, batching.blueprint)
+BLUEPRINTS = (
+    predict.blueprint,
+    health.blueprint,
+    metrics.blueprint,
+    models.blueprint,
+    batching.blueprint,
+    v2.blueprint,
+)
 UNMATCHED = "unmatched"
 """The route label of requests for which there is no route."""
 
@@ -96,11 +103,7 @@ def _finish(response: Response) -> Response:
 def _refuse(error: ClearsightError) -> Response:
     """Render a fault from the tree; our own limits are counted by their code."""
     ctx = context()
-    status = status_of(error)
-    if status == 503 or status == 504:
-        ctx.engine.reject(error.code)
-    if status == 500:
-        log.error("request.failed", request_id=ctx.request_id, code=error.code, reason=error.detail)
+    note_fault(ctx, error)
     return problem(error, ctx.request_id)
 
 

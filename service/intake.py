@@ -16,6 +16,7 @@ from typing import Any
 
 from flask import Request
 
+from service.encoding import inflate
 from service.errors import (
     BodyIncomplete,
     BodyTooLarge,
@@ -69,7 +70,12 @@ def integer_of(name: str, given: str | None, default: int | None, least: int) ->
 
 
 def check_length(request: Request, settings: Settings) -> None:
-    """Refuse a body that says it is too large, before it is read. Raises `BodyTooLarge`."""
+    """Refuse a body that says it is too large, before it is read, and unpack a compressed one.
+
+    Raises `BodyTooLarge`, `LengthRequired`, or what `inflate` does.
+    """
+    if "HTTP_CONTENT_ENCODING" in request.environ:
+        inflate(request.environ, settings.max_body_bytes)
     length = request.content_length
     if length is not None and length > settings.max_body_bytes:
         raise BodyTooLarge(f"The body is {length} bytes; at most {settings.max_body_bytes} are accepted.")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from http import HTTPStatus
 
+import structlog
 from bundle.errors import ClearsightError
 from flask import Response
 
+from service.context import Context
 from service.errors import ServiceError, status_of
+
+log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.http"))
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -18,8 +23,7 @@ def problem_fields(error: ClearsightError) -> dict[str, object]:
     """Return the problem's members without the request id: what one image of several reports."""
     status = status_of(error)
     title = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "Client Closed Request"
-    detail = error.detail if status != 500 or isinstance(error, ServiceError) else "The service failed."
-    return {"type": "about:blank", "title": title, "status": status, "code": error.code, "detail": detail}
+    return {"type": "about:blank", "title": title, "status": status, "code": error.code, "detail": safe_detail(error)}
 
 
 def problem(error: ClearsightError, request_id: str) -> Response:
@@ -30,3 +34,17 @@ def problem(error: ClearsightError, request_id: str) -> Response:
     if retry_after_s is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
     return response
+
+
+def note_fault(ctx: Context, error: ClearsightError) -> None:
+    """Count a refusal that is a limit of ours, and log what is a fault of ours."""
+    status = status_of(error)
+    if status == 503 or status == 504 or status == 429:
+        ctx.engine.reject(error.code)
+    if status == 500:
+        log.error("request.failed", request_id=ctx.request_id, code=error.code, reason=error.detail)
+
+
+def safe_detail(error: ClearsightError) -> str:
+    """Return what a caller may read of an error."""
+    return error.detail if status_of(error) != 500 or isinstance(error, ServiceError) else "The service failed."

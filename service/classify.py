@@ -1,0 +1,109 @@
+"""The way of every image through the service, whichever protocol it came by: resolve, ticket, prepare, infer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from bundle.errors import ImageError, ImageSizeMismatch
+from bundle.preprocess import Prepared, preprocess
+from flask import request
+
+from service.context import Context
+from service.errors import ModelRetired, Overloaded
+from service.intake import departure_of
+from service.port import PROBABILITIES, Answer, Rows, ServedModel
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which model must answer, and by when (monotonic seconds)."""
+
+    model: str | None
+    version: int | None
+    deadline: float
+
+
+@dataclass(slots=True)
+class Classified:
+    """What became of the images: each prepared or refused, and one answer for those that were prepared."""
+
+    served: ServedModel
+    prepared: list[Prepared | ImageError]
+    answer: Answer | None
+
+
+@contextmanager
+def admitted(ctx: Context, target: Target) -> Iterator[ServedModel]:
+    """Hold a place for one request in flight, before its body is read. Raises `Overloaded` and what `admit` does."""
+    served = ctx.engine.resolve(target.model, target.version)
+    if not ctx.tickets.acquire(blocking=False):
+        raise Overloaded("Every place for a request in flight is taken.", retry_after_s=1.0)
+    try:
+        ctx.engine.admit(target.deadline, 1, target.model)
+        yield served
+    finally:
+        ctx.tickets.release()
+
+
+def classify(
+    ctx: Context,
+    served: ServedModel,
+    images: list[bytes],
+    target: Target,
+    outputs: tuple[str, ...] = PROBABILITIES,
+    *,
+    alone: bool = False,
+) -> Classified:
+    """Prepare encoded images by the model's recipe and run the good ones. With `alone`, a bad image is raised."""
+
+    def attempt(served: ServedModel) -> Classified:
+        prepared = [prepare(ctx, served, data, alone) for data in images]
+        ctx.mark("decode")
+        good = [one.pixels for one in prepared if isinstance(one, Prepared)]
+        if not good:
+            return Classified(served, prepared, None)
+        rows = good[0][None] if len(good) == 1 else np.stack(good)
+        return Classified(served, prepared, infer(ctx, served, rows, target.deadline, outputs))
+
+    return with_successor(ctx, served, target, attempt)
+
+
+def with_successor(ctx: Context, served: ServedModel, target: Target, attempt: Callable[[ServedModel], T]) -> T:
+    """Run an attempt, once more with its successor where the version was swapped out meanwhile."""
+    try:
+        return attempt(served)
+    except ModelRetired:
+        return attempt(ctx.engine.resolve(target.model, target.version))
+
+
+def prepare(ctx: Context, served: ServedModel, data: bytes, alone: bool) -> Prepared | ImageError:
+    """Preprocess one image; a bad one is returned as its error, or raised when it is the only one."""
+    manifest = served.manifest
+    try:
+        prepared = preprocess(data, manifest.preprocessing, ctx.limits)
+        if manifest.preprocessing.resize == "none" and prepared.pixels.shape[:2] != (manifest.height, manifest.width):
+            raise ImageSizeMismatch(
+                f"The image is {prepared.info.width}x{prepared.info.height}; this model takes"
+                f" {manifest.width}x{manifest.height} and does not resize."
+            )
+        return prepared
+    except ImageError as error:
+        if alone:
+            raise
+        return error
+
+
+def infer(ctx: Context, served: ServedModel, rows: Rows, deadline: float, outputs: tuple[str, ...]) -> Answer:
+    """Run rows through the engine and keep its times."""
+    answer = ctx.engine.infer(served, rows, deadline=deadline, outputs=outputs, gone=departure_of(request.environ))
+    ctx.stages.update(answer.timings)
+    ctx.batch_size = answer.batch_size
+    ctx.last = time.perf_counter()
+    return answer

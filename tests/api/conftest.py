@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.factory import publish_colors
+from tests.running import Running, serving
+
+ADMIN_KEY = "cs_test_admin"
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models; `colors` has two versions, the second its champion."""
+    root = tmp_path_factory.mktemp("store")
+    publish_colors(root)
+    publish_colors(root, gain=6.0)
+    publish_colors(root, "shades", size=16)
+    return root
+
+
+@pytest.fixture(scope="session")
+def server(store: Path) -> Iterator[Running]:
+    """One real service for every test that leaves it as it found it."""
+    with serving(store, "colors") as running:
+        yield running
