@@ -1,4 +1,4 @@
-"""`python -m bundle`: list, inspect and verify the bundles of a store."""
+"""`python -m bundle`: look after the bundles of a store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bundle import describe
+from bundle import describe, import_command
 from bundle.errors import BundleError, ClearsightError
 from bundle.store import Bundle, Store
 from bundle.verify import verify
@@ -40,6 +40,9 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("verify", help="check files, graphs and golden images (all bundles without NAME)")
     command.add_argument("bundles", nargs="*", metavar="NAME[/VERSION]")
     command.set_defaults(run=_verify)
+    command = commands.add_parser("import", help="make a bundle of an ONNX classifier made elsewhere")
+    import_command.add_options(command)
+    command.set_defaults(run=_import)
     return top
 
 
@@ -76,6 +79,11 @@ def _verify(options: argparse.Namespace) -> None:
                 f"{name} {replay.variant}: {replay.images} golden images within {replay.difference:.2g}"
                 f" (tolerance {replay.tolerance:g})"
             )
+
+
+def _import(options: argparse.Namespace) -> None:
+    for line in import_command.run(options):
+        print(line)
 
 
 if __name__ == "__main__":

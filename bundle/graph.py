@@ -7,14 +7,14 @@ importer and the variants edit graphs; the service runs what they made and never
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, compose, helper, numpy_helper
 
 from bundle.errors import BundleError
+from bundle.front import Front
 from bundle.stamp import Stamp
 
 CORE = "core/"
@@ -24,22 +24,6 @@ MIN_OPSET = 7
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 _ROLES = ("probabilities", "logits", "embedding", "cam")
-
-
-@dataclass(frozen=True, slots=True)
-class Front:
-    """How a core wants its pixels: `(pixel / divisor - mean) / std`, per channel in the core's own order."""
-
-    layout: Literal["NCHW", "NHWC"]
-    color: Literal["RGB", "BGR", "GREY"]
-    divisor: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def channels(self) -> int:
-        """Channels of the image: 1 for grey, else 3."""
-        return 1 if self.color == "GREY" else 3
 
 
 def seal(

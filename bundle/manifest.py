@@ -222,6 +222,9 @@ class Parity(Strict):
     batch_sizes: tuple[int, ...]
     max_logit_difference: float
     tolerance: float
+    """Largest allowed difference of a logit from PyTorch's."""
+    max_probability_difference: float
+    probability_tolerance: float
     batch_invariance: float
     """Largest difference of a probability between batch sizes for the same image."""
     batch_invariance_tolerance: float

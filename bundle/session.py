@@ -16,6 +16,7 @@ import onnxruntime as ort
 from bundle.errors import BundleError
 from bundle.manifest import TensorSpec
 
+RUNTIME: str = ort.__version__
 Session: TypeAlias = ort.InferenceSession
 Outputs = dict[str, npt.NDArray[np.float32]]
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}

@@ -11,7 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from bundle.draft import Draft, SealedVariant
-from bundle.graph import Front, opset_of, parameters_of, seal
+from bundle.front import Front
+from bundle.graph import opset_of, parameters_of, seal
 from bundle.manifest import Graph, Lineage, Preprocessing
 from bundle.stamp import Stamp
 from bundle.store import Bundle, Store
@@ -21,10 +22,10 @@ RGB = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 
 
 def color_image(color: str, size: tuple[int, int] = (8, 8), *, format: str = "PNG") -> bytes:
-    """Encode a (width, height) image of one colour with a little structure in it."""
+    """Encode a (width, height) image of one colour with some noise in it."""
     width, height = size
-    ramp = np.linspace(-30, 30, width)[None, :, None] * np.ones((height, 1, 1))
-    pixels = np.clip(np.array(RGB[color]) + ramp, 0, 255).astype(np.uint8)
+    noise = np.random.default_rng(len(color)).normal(0, 25, (height, width, 3))
+    pixels = np.clip(np.array(RGB[color]) + noise, 0, 255).astype(np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format)
     return stream.getvalue()
@@ -71,7 +72,7 @@ def color_draft(name: str = "colors", *, gain: float = 4.0, size: int = 8, batch
         preprocessing=preprocessing(size),
         graph=Graph(opset=opset_of(core), parameters=parameters_of(core), architecture="colors", producer="tests"),
         variants={"fp32": SealedVariant(sealed.SerializeToString())},
-        golden={f"{color}.png": color_image(color, (size, size)) for color in COLORS},
+        golden={f"{color}.png": color_image(color, (2 * size + 3, 3 * size)) for color in COLORS},
         lineage=Lineage(
             kind="imported", recipe=None, seed=None, code=None, data_fingerprint=None, libraries={}, parent=None
         ),
