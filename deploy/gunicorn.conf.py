@@ -19,6 +19,11 @@ keepalive = max(1, int(settings.keepalive_s))
 timeout = max(30, int(settings.batch_limit_s))
 graceful_timeout = int(settings.drain_s)
 backlog = 2048
+limit_request_line = 4094
+limit_request_fields = 64
+limit_request_field_size = 8190
+certfile = str(settings.tls_certificate) if settings.tls_certificate else None
+keyfile = str(settings.tls_key) if settings.tls_key else None
 # Sessions and sockets are made after the fork.
 preload_app = False
 logger_class = "service.logs.GunicornLogger"
@@ -29,5 +34,6 @@ control_socket_disable = True
 def when_ready(server):
     """Say where the service is and how to try it."""
     host = "localhost" if settings.host in ("0.0.0.0", "127.0.0.1") else settings.host  # noqa: S104
-    url = f"http://{host}:{settings.port}"
+    scheme = "https" if certfile else "http"
+    url = f"{scheme}://{host}:{settings.port}"
     sys.stderr.write(f"\nClearsight listens on {url}\n  curl -F image=@photo.jpg {url}/predict\n\n")

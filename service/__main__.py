@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from service.commands import add_key
 from service.settings import describe_settings, read_settings
 
 
@@ -18,19 +19,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in COMMANDS.items():
-        commands.add_parser(
-            name, help=text, description=text, epilog=_settings_text(),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
-    parser.parse_args(arguments)
-    return _serve()
+    serve = commands.add_parser(
+        "serve", help="serve the bundles of the store until SIGTERM", epilog=_settings_text(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    serve.set_defaults(run=_serve)
+    add_key(commands)
+    given = parser.parse_args(arguments)
+    return int(given.run(given))
 
 
-COMMANDS = {"serve": "serve the bundles of the store until SIGTERM"}
-
-
-def _serve() -> int:
+def _serve(given: argparse.Namespace) -> int:
+    del given
     from service.parent import Parent
 
     return Parent(read_settings()).run()

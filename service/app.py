@@ -12,6 +12,7 @@ from flask import Flask, Response, g, request
 from flask.sessions import SecureCookieSession, SessionInterface
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
+from service import guards
 from service.context import Collaborators, Context, context
 from service.errors import BodyTooLarge, ServiceError
 from service.port import EnginePort
@@ -73,6 +74,7 @@ def create_app(settings: Settings, engine: EnginePort, draining: Callable[[], bo
     app.register_error_handler(Exception, _fail)
     for blueprint in BLUEPRINTS:
         app.register_blueprint(blueprint)
+    guards.install(app, settings)
     return app
 
 
@@ -81,6 +83,7 @@ def _finish(response: Response) -> Response:
     ctx = context()
     stages = ctx.finish()
     headers = response.headers
+    headers["X-Content-Type-Options"] = "nosniff"
     headers["X-Request-Id"] = ctx.request_id
     headers["Server-Timing"] = ctx.server_timing()
     rule = request.url_rule

@@ -120,6 +120,9 @@ class EnginePort(Protocol):
     def batching(self, rate: float | None = None, model: str | None = None) -> dict[str, Any]:
         """Return the batching plan as plain data; with `rate` in images/s, the predicted p99 at that rate."""
 
+    def take(self, caller: str) -> float:
+        """Count one request of a caller against its rate; return 0.0, or the seconds after which it may come."""
+
     def observe(self, route: str, status: int, stages: dict[str, float]) -> None:
         """Count one answered request; `stages` are seconds by stage, `total` the whole of it."""
 

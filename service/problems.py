@@ -30,10 +30,17 @@ def problem(error: ClearsightError, request_id: str) -> Response:
     """Render an error as a response, with `Retry-After` where waiting helps."""
     fields = {**problem_fields(error), "request_id": request_id}
     response = Response(json.dumps(fields) + "\n", status=status_of(error), content_type=MEDIA_TYPE)
+    add_retry(response, error)
+    return response
+
+
+def add_retry(response: Response, error: ClearsightError) -> None:
+    """Say in the headers what would make the request succeed: waiting, or a key."""
     retry_after_s = getattr(error, "retry_after_s", None)
     if retry_after_s is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
-    return response
+    if response.status_code == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
 
 
 def note_fault(ctx: Context, error: ClearsightError) -> None:

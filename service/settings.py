@@ -11,6 +11,8 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
+from service.access import parse_keys
+
 PREFIX = "CLEARSIGHT_"
 EXIT_SETTINGS = 2
 """Exit code of a start that a bad setting stopped."""
@@ -91,6 +93,21 @@ class Settings(BaseSettings):
         Path(tempfile.gettempdir()), description="folder for sockets and process ids; each service makes its own in it"
     )
 
+    api_keys: Path | None = Field(
+        None, description="file of hashed API keys; without it predictions are open and admin endpoints closed"
+    )
+    rate_limit: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="requests per second that one caller (key, else address) may make on average; 0 for no limit"
+    )
+    rate_burst: Annotated[int, Field(ge=1)] = Field(20, description="requests that one caller may make at once")
+    cors_origins: tuple[str, ...] = Field(
+        (), description='JSON list of the origins whose pages may call the service, such as ["https://a.example"]'
+    )
+    tls_certificate: Path | None = Field(None, description="PEM file with the certificate chain, to serve HTTPS")
+    tls_key: Path | None = Field(None, description="PEM file with the certificate's private key")
+    feedback: Path | None = Field(None, description="folder in which POST /feedback keeps true labels; off without it")
+    feedback_max_bytes: Bytes = Field(2**30, description="most bytes in the feedback folder")
+
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["json", "text"] = Field("json", description="json for machines, text for a terminal")
     access_log: Literal["all", "errors", "none"] = Field(
@@ -106,6 +123,17 @@ class Settings(BaseSettings):
             )
         if self.models and self.default_model not in self.models:
             raise ValueError(f"CLEARSIGHT_DEFAULT_MODEL ({self.default_model}) is not in CLEARSIGHT_MODELS")
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("CLEARSIGHT_TLS_CERTIFICATE and CLEARSIGHT_TLS_KEY go together")
+        for name in ("api_keys", "tls_certificate", "tls_key"):
+            path = getattr(self, name)
+            if path and not path.is_file():
+                raise ValueError(f"CLEARSIGHT_{name.upper()} ({path}) is not a file")
+        if self.api_keys:
+            try:
+                parse_keys(self.api_keys.read_text())
+            except (OSError, ValueError) as error:
+                raise ValueError(f"CLEARSIGHT_API_KEYS ({self.api_keys}): {error}") from None
         return self
 
     @property

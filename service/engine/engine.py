@@ -14,6 +14,7 @@ from service.engine.batcher import Batcher
 from service.engine.explain import Explainer
 from service.engine.fleet import Fleet
 from service.engine.plan import predict_latency
+from service.engine.rates import Rates
 from service.engine.work import AwaitedWork, Lane, Work
 from service.errors import DeadlineExceeded, EngineUnavailable, ModelRetired, RequestInvalid
 from service.metrics import Metrics
@@ -29,6 +30,7 @@ class Engine:
         self.metrics = metrics
         self.fleet = Fleet(settings, metrics)
         self._explainer = Explainer()
+        self._rates = Rates(settings.rate_limit, settings.rate_burst)
         metrics.watch_engine(lambda: self.batcher.queued if self.batcher else 0)
 
     @property
@@ -142,6 +144,10 @@ class Engine:
             answer["rate"] = rate
             answer["predicted_p99_ms"] = None if seconds == float("inf") else round(seconds * 1000, 3)
         return answer
+
+    def take(self, caller: str) -> float:
+        """See `EnginePort.take`."""
+        return self._rates.take(caller)
 
     def observe(self, route: str, status: int, stages: dict[str, float]) -> None:
         """See `EnginePort.observe`."""

@@ -19,7 +19,7 @@ from service.encoding import deflate
 from service.errors import RequestInvalid, ServiceError, status_of
 from service.intake import check_length, deadline_of, integer_of, read_body
 from service.port import ServedModel
-from service.problems import log, note_fault, safe_detail
+from service.problems import add_retry, log, note_fault, safe_detail
 from service.v2.inference import first_fault, image_tensor, render, tensor_metadata, wanted_outputs
 from service.v2.schema import InferRequest, ModelMetadata, RepositoryEntry, ServerMetadata
 from service.v2.tensors import HEADER_LENGTH, Output, Tensor, read_request, write_response
@@ -227,7 +227,9 @@ def statistics(model: str | None = None, version: str | None = None) -> Response
 def refuse(error: ClearsightError) -> Response:
     """Render a fault in the protocol's own shape."""
     note_fault(context(), error)
-    return _json({"error": safe_detail(error)}, status_of(error))
+    response = _json({"error": safe_detail(error)}, status_of(error))
+    add_retry(response, error)
+    return response
 
 
 @blueprint.errorhandler(Exception)
