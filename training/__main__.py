@@ -3,72 +3,36 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from bundle.errors import ClearsightError
 
-from training import train as training
-from training.recipe import load_recipe
-from training.runs import TEST_FILE
+from training.commands import evaluate, train
+
+COMMANDS = (train, evaluate)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 with one sentence on standard error when it could not be done."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
     except ClearsightError as error:
         print(f"error: {error.detail}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print("stopped; go on with --resume", file=sys.stderr)
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="command")
-    _add_train(commands)
-    return parser
-
-
-def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("train", help="train a recipe into runs/<id>/, or go on with a run that was stopped")
-    command.add_argument("recipe", nargs="?", help="a TOML file, or the name of a shipped recipe")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a recipe key")
-    command.add_argument("--data", help="folder of the data (sets data.path)")
-    command.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders are made (runs)")
-    command.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run folder")
-    command.set_defaults(run=_train)
-
-
-def _train(options: argparse.Namespace) -> int:
-    if (options.recipe is None) == (options.resume is None):
-        print("error: give a recipe, or --resume RUN", file=sys.stderr)
-        return 2
-    if options.resume is not None:
-        path = training.resume(options.resume, progress=_show, data=options.data)
-    else:
-        recipe = load_recipe(options.recipe, options.set, options.data)
-        path = training.train(recipe, runs=options.runs, progress=_show)
-    if (path / TEST_FILE).exists():
-        figures = json.loads((path / TEST_FILE).read_text())
-        low, high = figures["top1_interval"]
-        print(f"test: top-1 {figures['top1']:.4f} (95 % {low:.4f} to {high:.4f}, n {figures['n']})")
-    print(path)
-    return 0
-
-
-def _show(epoch: training.Epoch, epochs: int) -> None:
-    print(
-        f"epoch {epoch.epoch:3}/{epochs}  train {epoch.train_loss:.4f} {epoch.train_accuracy:.4f}"
-        f"  validation {epoch.validation_loss:.4f} {epoch.validation_accuracy:.4f}{'*' if epoch.best else ' '}"
-        f"  {epoch.images_per_second:.0f} images/s",
-        flush=True,
-    )
+def parser() -> argparse.ArgumentParser:
+    """Build the argument parser of all commands."""
+    built = argparse.ArgumentParser(prog="python -m training", description="Train and evaluate image classifiers.")
+    commands = built.add_subparsers(required=True, metavar="command")
+    for command in COMMANDS:
+        command.add(commands)
+    return built
 
 
 if __name__ == "__main__":

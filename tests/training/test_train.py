@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from training.errors import RunError, TrainingError
-from training.evaluate import score
 from training.recipe import parse_recipe
 from training.runs import load_run
 from training.train import resume, train
@@ -92,19 +91,3 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice(tmp_path, tiny_recip
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"no run\.json"):
         load_run(tmp_path)
-
-
-def test_the_score_of_made_answers_is_right():
-    """Three of four right, the sure ones among them: figures by hand."""
-    probabilities = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7]], dtype=torch.float64).numpy()
-    figures = score(probabilities, torch.tensor([0, 0, 1, 0]).numpy(), ("a", "b"))
-    assert (figures.n, figures.top1, figures.top5) == (4, 0.75, 1.0)
-    assert figures.per_class["a"].recall == pytest.approx(2 / 3)
-    assert figures.per_class["b"].precision == 0.5
-    assert figures.top1_interval == pytest.approx((0.3006, 0.9544), abs=1e-4)
-    assert figures.ece == pytest.approx((0.1 + 0.2 + 0.4 + 0.7) / 4, abs=1e-6)
-
-
-def test_a_score_of_shapes_that_disagree_is_refused():
-    with pytest.raises(TrainingError, match="do not fit"):
-        score(torch.zeros(3, 2).numpy(), torch.zeros(4).numpy(), ("a", "b"))

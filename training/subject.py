@@ -1,0 +1,97 @@
+"""What can be evaluated: the run that training left, or the bundle that production serves, on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from bundle import session
+from bundle.manifest import MANIFEST_FILE, Manifest
+from bundle.store import Bundle, Store
+
+from training.data import Dataset, open_dataset
+from training.data.augment import Normalise
+from training.data.dataset import Split
+from training.data.tensors import decode
+from training.errors import DataError, RunError
+from training.evaluate import logits_of
+from training.recipe import Data
+from training.runs import RUN_FILE, load_run
+
+Probabilities = npt.NDArray[np.float32]
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, the data to judge it on, and `answer(split)`: probabilities [n, classes], float32, in order."""
+
+    name: str
+    labels: tuple[str, ...]
+    data: Dataset
+    answer: Callable[[Split], Probabilities]
+
+
+def open_subject(path: Path, data: Path | str | None = None, variant: str = "fp32") -> Subject:
+    """Open a run folder (PyTorch) or a bundle folder (onnxruntime); `data` names the folder of images to use.
+
+    Raises `RunError` for a folder that is neither and `DataError` for images with other classes.
+    """
+    if (path / MANIFEST_FILE).exists():
+        return _bundle(path, data, variant)
+    if (path / RUN_FILE).exists():
+        return _run(path, data)
+    raise RunError(f"{path} is neither a run (no {RUN_FILE}) nor a bundle (no {MANIFEST_FILE})")
+
+
+def _run(path: Path, data: Path | str | None) -> Subject:
+    run = load_run(path, data)
+    normalise = Normalise(run.mean, run.std)
+
+    def answer(split: Split) -> Probabilities:
+        logits = logits_of(run.model, decode(split, run.preprocessing), normalise)
+        return np.asarray(logits.softmax(dim=1).numpy(), np.float32)
+
+    # Not `run.data`: that insists on the images of training, while a model may be judged on any.
+    return Subject(
+        path.name, run.labels, _same_classes(open_dataset(run.recipe.name, run.recipe.data), run.labels), answer
+    )
+
+
+def _bundle(path: Path, data: Path | str | None, variant: str) -> Subject:
+    path = path.resolve()
+    bundle = Store(path.parent.parent).open(path.parent.name, int(path.name))
+    manifest = bundle.manifest
+    known = {str(name): entry for name, entry in manifest.variants.items()}
+    if variant not in known:
+        raise RunError(f"{path} has no variant {variant}; it has {', '.join(known)}")
+    opened = session.open_session(bundle.read(known[variant].file), known[variant].file)
+
+    def answer(split: Split) -> Probabilities:
+        pixels = decode(split, manifest.preprocessing).pixels.numpy()
+        return session.run(opened, pixels, batch_size=BATCH)["probabilities"]
+
+    name = f"{manifest.name}/{manifest.version} {variant}"
+    return Subject(name, manifest.labels, _same_classes(_data_of(bundle, data), manifest.labels), answer)
+
+
+def _data_of(bundle: Bundle, data: Path | str | None) -> Dataset:
+    """Open the data that the bundle was trained on, or a folder in its place."""
+    settings = _recorded_data(bundle.manifest)
+    if data is not None:
+        settings = settings.model_copy(update={"path": str(Path(data).resolve())})
+    return open_dataset(bundle.manifest.name, settings)
+
+
+def _recorded_data(manifest: Manifest) -> Data:
+    recorded = (manifest.lineage.recipe or {}).get("data")
+    return Data.model_validate(recorded) if recorded else Data(source="folder")
+
+
+def _same_classes(dataset: Dataset, labels: tuple[str, ...]) -> Dataset:
+    if dataset.labels != labels:
+        raise DataError(f"the data has the classes {', '.join(dataset.labels)}; the model has {', '.join(labels)}")
+    return dataset
