@@ -21,7 +21,7 @@ from training.curves import plot_curves
 from training.data import Dataset, open_dataset
 from training.data.augment import Normalise, gather, shrink
 from training.data.tensors import Images, channel_statistics, decode
-from training.errors import RunError, TrainingError
+from training.errors import DataError, RunError, TrainingError
 from training.evaluate import logits_of, score
 from training.optimizer import make_optimizer
 from training.recipe import Recipe, Train, parse_recipe
@@ -72,7 +72,7 @@ def train(
     for data or weights that do not fit, before any epoch, and when the loss stops being a number.
     """
     dataset = open_dataset(recipe.name, recipe.data)
-    images = {part: decode(getattr(dataset, part), recipe.input.preprocessing()) for part in ("train", "validation")}
+    images = _decoded(dataset, recipe)
     mean, std = channel_statistics(images["train"].pixels)
     path = new_run_folder(Path(runs), recipe.name, recipe.train.seed)
     write_json(path / RUN_FILE, _facts(recipe, dataset, mean, std, parent))
@@ -93,9 +93,18 @@ def resume(path: Path | str, *, progress: Progress | None = None, data: str | No
     dataset = open_dataset(recipe.name, recipe.data)
     if dataset.fingerprint != facts["data"]["fingerprint"]:
         raise RunError(f"{path}: the data has changed since the run began; start a new run")
-    images = {part: decode(getattr(dataset, part), recipe.input.preprocessing()) for part in ("train", "validation")}
+    images = _decoded(dataset, recipe)
     normalise = Normalise(tuple(facts["mean"]), tuple(facts["std"]))
     return _Run(path, recipe, dataset, images, normalise, None).finish(progress)
+
+
+def _decoded(dataset: Dataset, recipe: Recipe) -> dict[str, Images]:
+    parts = {"train": dataset.train, "validation": dataset.validation}
+    for name, split in parts.items():
+        if not len(split):
+            sizes = f"{len(dataset.train)} train, {len(dataset.validation)} validation, {len(dataset.test)} test"
+            raise DataError(f"the {name} split is empty ({sizes}); change data.validation_fraction or add images")
+    return {name: decode(split, recipe.input.preprocessing()) for name, split in parts.items()}
 
 
 class _Run:

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from training.errors import RunError, TrainingError
+from training.errors import DataError, RunError, TrainingError
 from training.recipe import parse_recipe
 from training.runs import load_run
 from training.train import resume, train
@@ -91,3 +91,10 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice(tmp_path, tiny_recip
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"no run\.json"):
         load_run(tmp_path)
+
+
+def test_training_without_validation_images_is_refused(tmp_path, tiny_recipe):
+    none = tiny_recipe.model_copy(update={"data": tiny_recipe.data.model_copy(update={"validation_fraction": 0.0})})
+    with pytest.raises(DataError, match="validation split is empty"):
+        train(none, runs=tmp_path)
+    assert not list(tmp_path.iterdir())
