@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -39,17 +38,32 @@ class Classified:
     answer: Answer | None
 
 
-@contextmanager
-def admitted(ctx: Context, target: Target) -> Iterator[ServedModel]:
-    """Hold a place for one request in flight, before its body is read. Raises `Overloaded` and what `admit` does."""
-    served = ctx.engine.resolve(target.model, target.version)
-    if not ctx.tickets.acquire(blocking=False):
-        raise Overloaded("Every place for a request in flight is taken.", retry_after_s=1.0)
-    try:
-        ctx.engine.admit(target.deadline, 1, target.model)
-        yield served
-    finally:
-        ctx.tickets.release()
+class admitted:  # noqa: N801 - it is used like a function, and cheaper than one with @contextmanager
+    """Hold a place for one request in flight, before its body is read; yields the version that answers.
+
+    Raises `Overloaded`, and what `resolve` and `admit` do.
+    """
+
+    __slots__ = ("_ctx", "_target")
+
+    def __init__(self, ctx: Context, target: Target) -> None:
+        self._ctx = ctx
+        self._target = target
+
+    def __enter__(self) -> ServedModel:
+        ctx, target = self._ctx, self._target
+        served = ctx.engine.resolve(target.model, target.version)
+        if not ctx.tickets.acquire(blocking=False):
+            raise Overloaded("Every place for a request in flight is taken.", retry_after_s=1.0)
+        try:
+            ctx.engine.admit(target.deadline, 1, target.model)
+        except BaseException:
+            ctx.tickets.release()
+            raise
+        return served
+
+    def __exit__(self, *exception: object) -> None:
+        self._ctx.tickets.release()
 
 
 def classify(

@@ -10,7 +10,8 @@ import re
 import select
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -23,9 +24,11 @@ from service.errors import (
     MediaTypeUnsupported,
     RequestInvalid,
 )
+from service.port import PROBABILITIES
 from service.settings import Settings
 
 DEFAULT_TOP_K = 5
+WITH_EMBEDDING = ("probabilities", "embedding")
 _ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}\Z")
 _numbers = itertools.count(1)
 
@@ -67,6 +70,54 @@ def integer_of(name: str, given: str | None, default: int | None, least: int) ->
     if not given.isascii() or not given.isdecimal() or len(given) > 9 or int(given) < least:
         raise RequestInvalid(f"{name} must be a whole number of at least {least}, not {given!r}.")
     return int(given)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the URL asks to be in an answer."""
+
+    top_k: int = DEFAULT_TOP_K
+    threshold: float | None = None
+    embedding: bool = False
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs of the graph that this needs."""
+        return WITH_EMBEDDING if self.embedding else PROBABILITIES
+
+
+ALL_CLASSES = 1 << 30
+_DEFAULTS = Options()
+
+
+def options_of(arguments: Mapping[str, str]) -> Options:
+    """Read `top_k` (a number or `all`), `threshold` and `embedding`. Raises `RequestInvalid` naming the bad one."""
+    if not arguments:
+        return _DEFAULTS
+    given = arguments.get("top_k")
+    top_k = ALL_CLASSES if given == "all" else integer_of("top_k", given, DEFAULT_TOP_K, 1) or DEFAULT_TOP_K
+    return Options(top_k, share_of("threshold", arguments.get("threshold")), flag_of(arguments, "embedding"))
+
+
+def share_of(name: str, given: str | None) -> float | None:
+    """Read a number between 0 and 1. Raises `RequestInvalid` naming it."""
+    if given is None:
+        return None
+    try:
+        value = float(given)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise RequestInvalid(f"{name} must be a number between 0 and 1, not {given!r}.")
+    return value
+
+
+def flag_of(arguments: Mapping[str, str], name: str) -> bool:
+    """Read `true` or `false` (also 1 and 0). Raises `RequestInvalid` naming it."""
+    given = arguments.get(name, "false").lower()
+    if given not in ("true", "false", "1", "0"):
+        raise RequestInvalid(f"{name} must be true or false, not {given!r}.")
+    return given in ("true", "1")
 
 
 def check_length(request: Request, settings: Settings) -> None:

@@ -67,17 +67,29 @@ def input_text(info: InputInfo) -> str:
     return _input_text(info.format, info.width, info.height, info.orientation, tuple(info.notes))
 
 
-def single_answer(request_id: str, text: ModelText, row: Row, k: int, info: InputInfo) -> str:
+def extras_of(row: Row, embedding: Row | None, threshold: float | None) -> tuple[bool, str]:
+    """Return whether the answer abstains, and the members that only some requests ask for.
+
+    It abstains when no class reaches `threshold`: no predictions, and `abstained` says what the highest was.
+    """
+    extra = ""
+    highest = float(row.max())
+    abstains = threshold is not None and highest < threshold
+    if abstains:
+        extra += f', "abstained": {{"threshold": {threshold:.7g}, "highest": {highest:.7g}}}'
+    if embedding is not None:
+        extra += f', "embedding": [{", ".join([f"{value:.9g}" for value in embedding.tolist()])}]'
+    return abstains, extra
+
+
+def result_text(text: ModelText, row: Row, k: int, info: InputInfo, extra: str = "") -> str:
+    """Render the members that answer one image; `extra` is put before `input`, and k = 0 gives no predictions."""
+    return f'"predictions": {text.predictions(row, k)}{extra}, "input": {input_text(info)}'
+
+
+def single_answer(request_id: str, text: ModelText, result: str) -> str:
     """Render the answer to one image."""
-    return (
-        f'{{"request_id": "{request_id}", "model": {text.model}, "predictions": {text.predictions(row, k)},'
-        f' "input": {input_text(info)}}}\n'
-    )
-
-
-def result_text(text: ModelText, row: Row, k: int, info: InputInfo) -> str:
-    """Render one of several results."""
-    return f'{{"predictions": {text.predictions(row, k)}, "input": {input_text(info)}}}'
+    return f'{{"request_id": "{request_id}", "model": {text.model}, {result}}}\n'
 
 
 def many_answer(request_id: str, text: ModelText, results: list[str]) -> str:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
+import json
+import zlib
 
 import pytest
 from flask.testing import FlaskClient
@@ -123,3 +126,77 @@ def test_health_names_the_device_and_the_models(client: FlaskClient) -> None:
     assert [(m["name"], m["version"], m["state"], m["role"]) for m in models["models"]] == [
         ("colors", "1", "ready", "champion")
     ]
+
+
+def test_all_classes_are_given_when_asked(client: FlaskClient) -> None:
+    body = client.post("/predict?top_k=all", data=RED).get_json()
+    assert body["predictions"][0]["label"] == "red"
+    assert {p["label"] for p in body["predictions"]} == set(COLORS)
+    assert len(client.post("/predict?top_k=1", data=RED).get_json()["predictions"]) == 1
+
+
+def test_an_answer_below_the_threshold_abstains_and_says_so(client: FlaskClient) -> None:
+    highest = client.post("/predict", data=RED).get_json()["predictions"][0]["probability"]
+    body = client.post(f"/predict?threshold={highest + 0.001:.6f}", data=RED).get_json()
+    assert body["predictions"] == []
+    assert body["abstained"]["highest"] == pytest.approx(highest, abs=1e-6)
+    assert body["abstained"]["threshold"] == pytest.approx(highest + 0.001, abs=1e-6)
+    assert list(body) == ["request_id", "model", "predictions", "abstained", "input"]
+    sure = client.post(f"/predict?threshold={highest - 0.001:.6f}", data=RED).get_json()
+    assert sure["predictions"][0]["label"] == "red"
+    assert "abstained" not in sure
+
+
+def test_the_embedding_comes_on_request(client: FlaskClient) -> None:
+    parts = [(io.BytesIO(color_image(color)), "x.png") for color in COLORS]
+    results = client.post("/predict?embedding=true&top_k=1", data={"image": parts}).get_json()["results"]
+    for index, result in enumerate(results):
+        assert len(result["embedding"]) == 3
+        assert max(range(3), key=result["embedding"].__getitem__) == index
+    assert "embedding" not in client.post("/predict", data=RED).get_json()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("kind", ["raw", "json", "multipart"])
+def test_a_compressed_request_is_read(client: FlaskClient, encoding: str, kind: str) -> None:
+    pack = gzip.compress if encoding == "gzip" else zlib.compress
+    body, content_type = RED, "image/png"
+    if kind == "json":
+        body, content_type = json.dumps({"image": base64.b64encode(RED).decode()}).encode(), "application/json"
+    if kind == "multipart":
+        body = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + RED + b"\r\n--b--\r\n"
+        content_type = "multipart/form-data; boundary=b"
+    answer = client.post("/predict", data=pack(body), content_type=content_type, headers={"Content-Encoding": encoding})
+    assert answer.get_json()["predictions"][0]["label"] == "red"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("/predict?threshold=2", "threshold must be a number between 0 and 1, not '2'"),
+        ("/predict?threshold=nan", "threshold must be"),
+        ("/predict?embedding=maybe", "embedding must be true or false, not 'maybe'"),
+        ("/predict?top_k=-1", "top_k must be a whole number of at least 1, not '-1'"),
+    ],
+)
+def test_a_bad_option_is_named(client: FlaskClient, url: str, message: str) -> None:
+    refused = client.post(url, data=RED)
+    assert refused.status_code == 400
+    assert message in refused.get_json(force=True)["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code"),
+    [
+        (gzip.compress(bytes(33 * 2**20)), {"Content-Encoding": "gzip"}, 413, "request.too_large"),
+        (b"not gzip", {"Content-Encoding": "gzip"}, 400, "request.invalid"),
+        (gzip.compress(RED)[:-9], {"Content-Encoding": "gzip"}, 400, "request.invalid"),
+        (RED, {"Content-Encoding": "br"}, 415, "request.unsupported_media_type"),
+    ],
+    ids=["bomb", "not gzip", "cut", "unknown"],
+)
+def test_a_bad_encoding_is_refused(
+    client: FlaskClient, body: bytes, headers: dict[str, str], status: int, code: str
+) -> None:
+    refused = client.post("/predict", data=body, headers=headers)
+    assert (refused.status_code, refused.get_json(force=True)["code"]) == (status, code)
