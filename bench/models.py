@@ -98,11 +98,11 @@ def imagenet_preprocessing() -> Preprocessing:
 
 def _resnet50(images: list[Input]) -> Draft:
     import torch
+
     from training.core import export_core
     from training.latency import machine, measure_latency
-    from training.variants import make_int8
-
     from training.models import build as build_model
+    from training.variants import make_int8
 
     torch.manual_seed(0)
     labels = tuple(f"class {number}" for number in range(1000))

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from bundle.errors import ClearsightError
 
-from training.commands import evaluate, train
+from training.commands import evaluate, export, train
 
-COMMANDS = (train, evaluate)
+COMMANDS = (train, evaluate, export)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,3 +27,9 @@ class RunError(TrainingError):
     """A run folder or checkpoint that is missing, damaged or does not fit."""
 
     code = "training.run"
+
+
+class ExportMismatch(TrainingError):
+    """An exported graph that does not give what PyTorch gives."""
+
+    code = "training.export_mismatch"

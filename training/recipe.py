@@ -125,6 +125,19 @@ class Train(Section):
     channels_last: bool = True
 
 
+class Export(Section):
+    """What an export makes besides the fp32 graph, and what that may cost."""
+
+    variants: tuple[Literal["int8", "fp16"], ...] = ("int8", "fp16")
+    max_top1_drop: Fraction = 0.005
+    """A variant whose held-out top-1 lies further below that of fp32 is dropped."""
+    calibration_images: Annotated[int, Field(ge=1)] = 256
+    """Training images from which int8 takes the ranges of its activations."""
+    golden_images: Annotated[int, Field(ge=1, le=64)] = 8
+    """Test images that travel with the bundle to prove it wherever it is loaded."""
+    latency_batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4, 8, 16, 32)
+
+
 class Recipe(Section):
     """All of it. `name` is what the bundle will be called."""
 
@@ -134,6 +147,7 @@ class Recipe(Section):
     model: Model = Model()
     augment: Augment = Augment()
     train: Train = Train()
+    export: Export = Export()
 
     @model_validator(mode="after")
     def _small_is_smaller(self) -> Recipe:

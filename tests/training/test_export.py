@@ -1,0 +1,185 @@
+"""An export proves itself before it is published, and leaves nothing behind when it cannot."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+import training.export as export_module
+from bundle import session
+from bundle.preprocess import preprocess
+from bundle.store import Store
+from bundle.verify import verify
+from training.__main__ import main
+from training.core import TRACED_BATCH
+from training.data.augment import Normalise
+from training.digests import leaked
+from training.proof import BATCH_SIZES
+from training.runs import load_run
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run):
+    loaded = load_run(tiny_run)
+    settings = loaded.recipe.export.model_copy(update={"latency_batch_sizes": (1,)})
+    loaded.recipe = loaded.recipe.model_copy(update={"export": settings})
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def store(run, tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("store"))
+    export_module.export(run).draft.publish(store)
+    return store
+
+
+@pytest.fixture(scope="module")
+def bundle(store):
+    return store.open("digits", 1)
+
+
+def test_the_bundle_verifies_with_every_variant(store, bundle):
+    assert {replay.variant for replay in verify(store, bundle)} == {"fp32", "fp16", "int8"}
+
+
+def test_the_recorded_accuracy_is_what_training_measured(run, bundle):
+    measured = json.loads((run.path / "test.json").read_text())
+    assert bundle.manifest.metrics.n == len(run.data.test) == measured["n"]
+    assert bundle.manifest.metrics.top1 == measured["top1"]
+    per_class = bundle.manifest.metrics.per_class
+    assert {label: c.support for label, c in per_class.items()} == {
+        label: run.data.test.targets().count(i) for i, label in enumerate(run.labels)
+    }
+
+
+def test_parity_was_proved_at_sizes_that_were_not_traced(bundle):
+    parity = bundle.manifest.parity
+    assert parity.batch_sizes == BATCH_SIZES == (1, 2, 7, 32)
+    assert TRACED_BATCH not in BATCH_SIZES
+    assert parity.max_logit_difference <= parity.tolerance
+    assert parity.batch_invariance <= parity.batch_invariance_tolerance
+    assert sum(parity.nodes_by_provider["cpu"].values()) > 0
+
+
+def test_the_sealed_graph_gives_what_pytorch_gives(run, bundle):
+    split = run.data.test
+    rows = np.stack([preprocess(split.encoded(i), run.preprocessing).pixels for i in range(50)])
+    with torch.inference_mode():
+        logits = run.model(Normalise(run.mean, run.std)(torch.from_numpy(rows)))
+    expected = (logits / bundle.manifest.temperature).softmax(dim=1).numpy()
+    opened = session.open_session(bundle.read("model.onnx"))
+    np.testing.assert_allclose(session.run(opened, rows)["probabilities"], expected, atol=1e-5)
+
+
+def test_variants_carry_their_evidence(bundle):
+    variants = bundle.manifest.variants
+    for name in ("int8", "fp16"):
+        accuracy = variants[name].accuracy
+        assert accuracy.difference >= -0.005
+        low, high = accuracy.difference_interval
+        assert low <= accuracy.difference <= high
+        assert accuracy.agreement > 0.95
+        assert len(bundle.read(variants[name].file)) < len(bundle.read("model.onnx"))
+        assert variants[name].latency_ms["cpu"]["1"] > 0
+        assert "cuda" not in variants[name].latency_ms, "what was not measured is not claimed"
+
+
+def test_int8_touches_the_core_only(bundle):
+    graph = onnx.load_from_string(bundle.read("model.int8.onnx")).graph
+    quantised = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    users = {node.name for node in graph.node if quantised.intersection(node.input)} - {
+        node.name for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    }
+    assert sum(node.op_type == "Conv" for node in graph.node if node.name in users) >= 7
+    assert not [name for name in users if name.startswith("seal/")]
+    assert bundle.manifest.variants["int8"].float_nodes
+
+
+def test_golden_images_are_held_out_and_of_several_classes(run, bundle):
+    golden = bundle.manifest.golden.images
+    held_out = {run.data.test.encoded(i) for i in range(len(run.data.test))}
+    assert len(golden) == 8
+    assert all(bundle.read(image.file) in held_out for image in golden)
+    assert len({int(np.argmax(image.probabilities)) for image in golden}) == 8
+
+
+def test_the_drift_baseline_is_the_validation_split(run, bundle):
+    drift = bundle.manifest.drift
+    assert drift.n == len(run.data.validation) == sum(drift.predicted.values())
+    assert sum(drift.brightness.counts) == drift.n
+
+
+def test_the_training_list_knows_training_images_and_no_others(run, bundle):
+    packed = bundle.read("training_digests.bin")
+    assert leaked(run.data.test, packed) == []
+    assert len(leaked(run.data.train, packed)) == len(run.data.train)
+    assert len(leaked(run.data.validation, packed)) == len(run.data.validation)
+
+
+def test_the_checkpoint_starts_the_same_network(run, bundle):
+    state = torch.load(bundle.path / "checkpoint.pt", weights_only=True)
+    assert all(torch.equal(tensor, run.model.state_dict()[name]) for name, tensor in state.items())
+
+
+def test_the_activation_maps_average_to_the_logits(run, bundle):
+    rows = np.stack([preprocess(run.data.test.encoded(i), run.preprocessing).pixels for i in range(5)])
+    maps = session.run(session.open_session(bundle.read("explain.onnx")), rows)["cam"]
+    logits = session.run(session.open_session(bundle.read("model.onnx")), rows)["logits"]
+    np.testing.assert_allclose(maps.mean(axis=(2, 3)) + run.model.head.bias.detach().numpy(), logits, atol=1e-4)
+
+
+def no_machine_paths(values):
+    text = json.dumps(values)
+    return "/home" not in text and "/work" not in text and "/tmp" not in text
+
+
+def test_nothing_in_the_bundle_names_the_machine_it_was_made_on(run, bundle):
+    assert no_machine_paths(json.loads((bundle.path / "bundle.json").read_text()))
+    for file in ("model.onnx", "model.int8.onnx", "model.fp16.onnx", "explain.onnx"):
+        raw = bundle.read(file)
+        assert b".py" not in raw, f"{file} holds source lines"
+
+
+def perturbed(core):
+    weights = next(t for t in core.graph.initializer if len(t.dims) == 4)
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(1.01), weights.name))
+    return core
+
+
+def frozen(core):
+    core.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    return core
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"), [(perturbed, "a logit differs by"), (frozen, "must take any")], ids=["weights", "batch of 1"]
+)
+def test_a_mismatch_stops_the_export_and_leaves_nothing(run, tmp_path, monkeypatch, capsys, damage, said):
+    original = export_module.export_core
+    monkeypatch.setattr(export_module, "export_core", lambda *args: damage(original(*args)))
+    assert main(["export", str(run.path), "--store", str(tmp_path / "store")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_variant_outside_its_budget_is_dropped(run, tmp_path, monkeypatch):
+    import training.selection as selection
+
+    def broken(*args):
+        raw = make(*args)
+        model = onnx.load_from_string(raw)
+        for tensor in model.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT16 and len(tensor.dims) == 4:
+                tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
+        return model.SerializeToString()
+
+    make = selection.make_fp16
+    monkeypatch.setattr(selection, "make_fp16", broken)
+    exported = export_module.export(run)
+    assert "fp16" not in exported.draft.variants
+    assert "the budget is 0.005" in exported.chosen.dropped["fp16"]
