@@ -16,7 +16,7 @@ from bundle.preprocess import preprocess
 from bundle.store import Store
 from bundle.verify import verify
 from training.__main__ import main
-from training.core import TRACED_BATCH
+from training.core import TRACED_BATCH, export_core
 from training.data.augment import Normalise
 from training.digests import leaked
 from training.proof import BATCH_SIZES
@@ -29,6 +29,18 @@ def run(tiny_run):
     settings = loaded.recipe.export.model_copy(update={"latency_batch_sizes": (1,)})
     loaded.recipe = loaded.recipe.model_copy(update={"export": settings})
     return loaded
+
+
+@pytest.fixture(scope="module")
+def core(run):
+    """PyTorch's exporter takes seconds, so it runs once here."""
+    return export_core(run.model, 1, (8, 8))
+
+
+def handing_out(core, damage=lambda core: core):
+    copy = onnx.ModelProto()
+    copy.CopyFrom(core)
+    return lambda *_: damage(copy)
 
 
 @pytest.fixture(scope="module")
@@ -159,15 +171,14 @@ def frozen(core):
 @pytest.mark.parametrize(
     ("damage", "said"), [(perturbed, "a logit differs by"), (frozen, "must take any")], ids=["weights", "batch of 1"]
 )
-def test_a_mismatch_stops_the_export_and_leaves_nothing(run, tmp_path, monkeypatch, capsys, damage, said):
-    original = export_module.export_core
-    monkeypatch.setattr(export_module, "export_core", lambda *args: damage(original(*args)))
+def test_a_mismatch_stops_the_export_and_leaves_nothing(run, core, tmp_path, monkeypatch, capsys, damage, said):
+    monkeypatch.setattr(export_module, "export_core", handing_out(core, damage))
     assert main(["export", str(run.path), "--store", str(tmp_path / "store")]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "store").exists()
 
 
-def test_a_variant_outside_its_budget_is_dropped(run, tmp_path, monkeypatch):
+def test_a_variant_outside_its_budget_is_dropped(run, core, monkeypatch):
     import training.selection as selection
 
     def broken(*args):
@@ -179,6 +190,7 @@ def test_a_variant_outside_its_budget_is_dropped(run, tmp_path, monkeypatch):
         return model.SerializeToString()
 
     make = selection.make_fp16
+    monkeypatch.setattr(export_module, "export_core", handing_out(core))
     monkeypatch.setattr(selection, "make_fp16", broken)
     exported = export_module.export(run)
     assert "fp16" not in exported.draft.variants
