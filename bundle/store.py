@@ -19,7 +19,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from bundle.errors import BundleError, BundleMissing
+from bundle.errors import BundleConflict, BundleError, BundleMissing
 from bundle.manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, FileFact, Manifest, Strict, digest_of, parse_manifest
 
 CHANNELS_FILE = "channels.json"
@@ -41,6 +41,20 @@ class Channels(Strict):
     canary: Canary | None
     shadow: int | None
     history: tuple[int, ...]
+
+    def promoted(self, version: int) -> Channels:
+        """Return the channels with another champion and the present one remembered."""
+        if self.champion == version:
+            return self
+        history = self.history + ((self.champion,) if self.champion else ())
+        canary = self.canary if self.canary and self.canary.version != version else None
+        return Channels(champion=version, canary=canary, shadow=self.shadow, history=history)
+
+    def rolled_back(self) -> Channels:
+        """Return the channels with the champion before the present one. Raises `BundleMissing` where there is none."""
+        if not self.history:
+            raise BundleMissing("no earlier champion is known to roll back to")
+        return self.model_copy(update={"champion": self.history[-1], "history": self.history[:-1]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +146,8 @@ class Store:
         path = self.root / name / f"{_STAGING}{uuid.uuid4().hex}"
         path.mkdir(parents=True)
         try:
-            yield path
+            with _locked_folder(path):
+                yield path
         finally:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -171,15 +186,34 @@ class Store:
 
     def promote(self, name: str, version: int) -> Channels:
         """Make a version the champion and remember the one before it."""
+        return self.set_channels(name, lambda channels: channels.promoted(version))
 
-        def change(channels: Channels) -> Channels:
-            if channels.champion == version:
-                return channels
-            history = channels.history + ((channels.champion,) if channels.champion else ())
-            canary = channels.canary if channels.canary and channels.canary.version != version else None
-            return Channels(champion=version, canary=canary, shadow=channels.shadow, history=history)
+    def rollback(self, name: str) -> Channels:
+        """Make the champion before the present one champion again."""
+        return self.set_channels(name, Channels.rolled_back)
 
-        return self.set_channels(name, change)
+    def remove(self, name: str, version: int) -> None:
+        """Delete a version that no channel uses: it vanishes in one rename. Raises `BundleConflict` where one does."""
+        with self.lock(name):
+            channels = self.channels(name)
+            used = (channels.champion, channels.shadow, channels.canary.version if channels.canary else None)
+            if version in used:
+                raise BundleConflict(f"{name}/{version} is in use as champion, canary or shadow")
+            self.open(name, version)
+            hidden = self.root / name / f"{_STAGING}{uuid.uuid4().hex}"
+            (self.root / name / str(version)).rename(hidden)
+            _fsync(self.root / name)
+        shutil.rmtree(hidden)
+
+    def clear_stale(self, name: str) -> list[Path]:
+        """Delete what killed publishers left; a staging folder at work is locked by its publisher and stays."""
+        stale = []
+        for path in (self.root / name).glob(f"{_STAGING}*"):
+            with _locked_folder(path) as free:
+                if free:
+                    shutil.rmtree(path, ignore_errors=True)
+                    stale.append(path)
+        return stale
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -189,6 +223,19 @@ class Store:
         with open(folder / ".lock", "a") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+
+
+@contextmanager
+def _locked_folder(path: Path) -> Iterator[bool]:
+    """Lock a folder itself while it is worked on; yields whether the lock was free. A dead process holds none."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
 
 
 def read_bounded(path: Path, limit: int) -> bytes:

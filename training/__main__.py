@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from bundle.errors import ClearsightError
 
-from training.commands import evaluate, export, train
+from training.commands import evaluate, export, retrain, train
 
-COMMANDS = (train, evaluate, export)
+COMMANDS = (train, evaluate, export, retrain)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -33,3 +33,9 @@ class ExportMismatch(TrainingError):
     """An exported graph that does not give what PyTorch gives."""
 
     code = "training.export_mismatch"
+
+
+class GateRefusal(TrainingError):
+    """Champion and candidate that cannot be compared fairly."""
+
+    code = "training.gate_refusal"

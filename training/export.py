@@ -237,7 +237,7 @@ def _checkpoint(run: TrainedRun) -> bytes:
 
 def _lineage(run: TrainedRun) -> Lineage:
     recipe = run.recipe.model_dump(mode="json")
-    recipe["data"]["path"] = None  # where the images lay on that machine says nothing elsewhere
+    recipe["data"] |= {"path": None, "feedback": None}  # where images lay on that machine says nothing elsewhere
     environment = run.facts.get("environment", {})
     return Lineage(
         kind="trained",

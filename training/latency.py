@@ -7,32 +7,30 @@ import platform
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 from bundle import session
-from bundle.manifest import VariantName
 
 MOST_ROUNDS, FEWEST_ROUNDS = 30, 5
 SECONDS_A_SIZE = 1.5
 
 
 def measure_latency(
-    graphs: Mapping[VariantName, bytes], row: npt.NDArray[np.uint8], sizes: tuple[int, ...]
-) -> dict[VariantName, dict[str, float]]:
-    """Return median milliseconds on the CPU by graph and batch size, the graphs taking turns.
+    graphs: Mapping[str, tuple[bytes, npt.NDArray[np.uint8]]], sizes: tuple[int, ...]
+) -> dict[str, dict[int, list[float]]]:
+    """Return seconds on the CPU by graph and batch size, round by round, the graphs taking turns.
 
-    `row` is uint8 [height, width, channels]. After one batch to warm up, each size runs for 1.5 seconds: between 5 and
-    30 rounds.
+    Each graph comes with an image for it, uint8 [height, width, channels]. After one batch to warm up, each size runs
+    for 1.5 seconds: between 5 and 30 rounds.
     """
-    opened = {name: session.open_session(raw, name) for name, raw in graphs.items()}
-    found: dict[VariantName, dict[str, float]] = {name: {} for name in graphs}
+    opened = {name: session.open_session(raw, name) for name, (raw, _) in graphs.items()}
+    found: dict[str, dict[int, list[float]]] = {name: {} for name in graphs}
     for size in sizes:
-        rows = np.repeat(row[None], size, axis=0)
+        rows = {name: np.repeat(row[None], size, axis=0) for name, (_, row) in graphs.items()}
         for name, seconds in _rounds(opened, rows).items():
-            found[name][str(size)] = round(median(seconds) * 1e3, 4)
+            found[name][size] = seconds
     return found
 
 
@@ -47,18 +45,16 @@ def machine() -> str:
     return f"{name}, {threads} threads, onnxruntime {ort.__version__}"
 
 
-def _rounds(
-    opened: Mapping[VariantName, session.Session], rows: npt.NDArray[np.uint8]
-) -> dict[VariantName, list[float]]:
-    for graph in opened.values():
-        session.run(graph, rows)
-    seconds: dict[VariantName, list[float]] = {name: [] for name in opened}
+def _rounds(opened: Mapping[str, session.Session], rows: Mapping[str, npt.NDArray[np.uint8]]) -> dict[str, list[float]]:
+    for name, graph in opened.items():
+        session.run(graph, rows[name])
+    seconds: dict[str, list[float]] = {name: [] for name in opened}
     started = time.perf_counter()
     for number in range(MOST_ROUNDS):
         if number >= FEWEST_ROUNDS and time.perf_counter() - started > SECONDS_A_SIZE:
             break
         for name, graph in opened.items():
             before = time.perf_counter()
-            session.run(graph, rows)
+            session.run(graph, rows[name])
             seconds[name].append(time.perf_counter() - before)
     return seconds

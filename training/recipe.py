@@ -35,6 +35,8 @@ class Data(Section):
     source: Literal["folder", "digits"] = "digits"
     path: str | None = None
     """Folder of the data; `--data` on the command line sets it."""
+    feedback: str | None = None
+    """Folder of newly labelled images, one folder per class; they join the training and validation images."""
     validation_fraction: Fraction = 0.1
     """Share of the images that choose the best epoch; by content hash, so an image never changes sides."""
     test_fraction: Fraction = 0.2
@@ -138,6 +140,24 @@ class Export(Section):
     latency_batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4, 8, 16, 32)
 
 
+class Gate(Section):
+    """What a candidate may be worse at than the champion and still take its place; see `training.gate`."""
+
+    max_top1_drop: Fraction = 0.0
+    """Accuracy it may lose on the held-out images, 0.001 for a tenth of a point."""
+    significance: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """It is refused as worse, whatever the budget, where McNemar's test gives less than this."""
+    max_class_recall_drop: Fraction = 0.05
+    """Recall that any one class may lose."""
+    min_class_images: Annotated[int, Field(ge=1)] = 20
+    """Classes with fewer held-out images are reported but decide nothing: one image would be too much."""
+    max_ece_rise: Fraction = 0.02
+    max_latency_ratio: Positive = 1.5
+    """Its fastest batch of 1 and of 16 on this machine's CPU, against the champion's."""
+    max_size_ratio: Positive = 1.5
+    """Bytes of its fp32 graph, against the champion's."""
+
+
 class Recipe(Section):
     """All of it. `name` is what the bundle will be called."""
 
@@ -148,6 +168,7 @@ class Recipe(Section):
     augment: Augment = Augment()
     train: Train = Train()
     export: Export = Export()
+    gate: Gate = Gate()
 
     @model_validator(mode="after")
     def _small_is_smaller(self) -> Recipe:
@@ -193,6 +214,19 @@ def parse_recipe(values: dict[str, Any]) -> Recipe:
         return Recipe.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise RecipeError(_explain(error)) from None
+
+
+def with_overrides(
+    recipe: Recipe, overrides: list[str], *, data: str | None = None, feedback: str | None = None
+) -> Recipe:
+    """Return a recipe with `key=value` overrides and other folders applied. Raises `RecipeError` naming the key."""
+    values = recipe.model_dump(mode="json")
+    for folder, key in ((data, "path"), (feedback, "feedback")):
+        if folder is not None:
+            values["data"][key] = str(Path(folder).resolve())
+    for override in overrides:
+        _override(values, override)
+    return parse_recipe(values)
 
 
 def _override(values: dict[str, Any], override: str) -> None:

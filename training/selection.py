@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -66,9 +67,13 @@ def choose_variants(material: Material, settings: Export) -> Chosen:
         if a.difference < -settings.max_top1_drop
     }
     kept = {name: raw for name, raw in graphs.items() if name not in dropped}
-    latency = measure_latency(kept, material.test[0], settings.latency_batch_sizes)
+    latency = measure_latency(
+        {name: (raw, material.test[0]) for name, raw in kept.items()}, settings.latency_batch_sizes
+    )
     variants = {
-        name: SealedVariant(raw, accuracies[name], {"cpu": latency[name]}, machine(), float_nodes.get(name, ()))
+        name: SealedVariant(
+            raw, accuracies[name], {"cpu": _milliseconds(latency[name])}, machine(), float_nodes.get(name, ())
+        )
         for name, raw in kept.items()
     }
     return Chosen(variants, dropped)
@@ -105,3 +110,7 @@ def _accuracy(reference: npt.NDArray[np.float32], probabilities: npt.NDArray[np.
         difference_interval=None if same else paired.interval,
         agreement=paired.agreement,
     )
+
+
+def _milliseconds(seconds: dict[int, list[float]]) -> dict[str, float]:
+    return {str(size): round(median(rounds) * 1e3, 4) for size, rounds in seconds.items()}

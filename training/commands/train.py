@@ -28,10 +28,10 @@ def run(options: argparse.Namespace) -> int:
     if (options.recipe is None) == (options.resume is None):
         raise RecipeError("give a recipe, or --resume RUN")
     if options.resume is not None:
-        path = training.resume(options.resume, progress=_show, data=options.data)
+        path = training.resume(options.resume, progress=show_epoch, data=options.data)
     else:
         recipe = load_recipe(options.recipe, options.set, options.data)
-        path = training.train(recipe, runs=options.runs, progress=_show)
+        path = training.train(recipe, runs=options.runs, progress=show_epoch)
     if (path / TEST_FILE).exists():
         figures = json.loads((path / TEST_FILE).read_text())
         low, high = figures["top1_interval"]
@@ -40,7 +40,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _show(epoch: training.Epoch, epochs: int) -> None:
+def show_epoch(epoch: training.Epoch, epochs: int) -> None:
+    """Print one line of live progress."""
     print(
         f"epoch {epoch.epoch:3}/{epochs}  train {epoch.train_loss:.4f} {epoch.train_accuracy:.4f}"
         f"  validation {epoch.validation_loss:.4f} {epoch.validation_accuracy:.4f}{'*' if epoch.best else ' '}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from training.data.dataset import Item
@@ -28,11 +28,11 @@ def read_folder(root: Path) -> tuple[list[str], list[Item], list[Item] | None]:
     labels = _classes(top)
     if test is not None and (extra := sorted(set(_classes(test)) - set(labels))):
         raise DataError(f"{test} has the class {extra[0]}, which {top} has not; classes there: {', '.join(labels)}")
-    items = list(_items(top, labels))
+    items = list(items_below(top, labels))
     filled = {item.target for item in items}
     if empty := [label for index, label in enumerate(labels) if index not in filled]:
         raise DataError(f"{top / empty[0]} holds no image ({', '.join(sorted(SUFFIXES))})")
-    return labels, items, list(_items(test, labels)) if test is not None else None
+    return labels, items, list(items_below(test, labels)) if test is not None else None
 
 
 def _classes(root: Path) -> list[str]:
@@ -42,7 +42,8 @@ def _classes(root: Path) -> list[str]:
     return names
 
 
-def _items(root: Path, labels: list[str]) -> Iterator[Item]:
+def items_below(root: Path, labels: Sequence[str]) -> Iterator[Item]:
+    """Yield the images below `<root>/<label>/`, in order, each with its content hash."""
     for target, label in enumerate(labels):
         if (root / label).is_dir():
             paths = (path for path in (root / label).rglob("*") if path.suffix.lower() in SUFFIXES)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from training.data.arrays import read_digits
 from training.data.dataset import Dataset, Item, split_by_content
+from training.data.feedback import with_feedback
 from training.data.folder import read_folder
 from training.errors import DataError
 from training.recipe import Data
@@ -20,6 +21,8 @@ def open_dataset(name: str, data: Data) -> Dataset:
         if data.path is None:
             raise DataError(f"data.path is not set; name the folder with --data for data.source {data.source}")
         labels, items, held_out = read_folder(Path(data.path))
+    if data.feedback is not None:
+        items = with_feedback(items, Path(data.feedback), labels)
     return split_by_content(
         name,
         labels,
