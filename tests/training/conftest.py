@@ -1,9 +1,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from training.recipe import Recipe, parse_recipe
 from training.train import train
+
+torch.set_num_threads(1)  # networks this small gain nothing from two, and lose much on a busy machine
 
 TINY = {"train": {"epochs": 2, "batch_size": 128}, "model": {"name": "resnet8"}}
 
