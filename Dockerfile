@@ -18,18 +18,25 @@ WORKDIR /app
 # Dependencies come before the code, so that a change of code rebuilds only the last layer. With no package beside
 # pyproject.toml the distribution itself is empty: the code runs from /app.
 FROM base AS dependencies
-RUN python -m venv /opt/venv
+# A compiler for gunicorn's HTTP parser in C; it stays in this stage.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends gcc libc6-dev \
+ && rm -rf /var/lib/apt/lists/* \
+ && python -m venv /opt/venv
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 
 # The CPU image takes onnxruntime's CPU build, a tenth of the GPU build's size; constraints.txt pins both alike.
 FROM dependencies AS service-dependencies
 RUN pip install --constraint constraints.txt '.[service]' \
+ && (pip install --constraint constraints.txt '.[fast]' || echo 'gunicorn parses HTTP in Python') \
  && pip uninstall --yes onnxruntime-gpu \
  && pip install --constraint constraints.txt --force-reinstall --no-deps onnxruntime \
  && pip uninstall --yes clearsight pip setuptools
 
 FROM dependencies AS service-gpu-dependencies
 RUN pip install --constraint constraints.txt '.[service,cuda]' \
+ && (pip install --constraint constraints.txt '.[fast]' || echo 'gunicorn parses HTTP in Python') \
  && pip uninstall --yes clearsight pip setuptools
 
 FROM dependencies AS training-dependencies

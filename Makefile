@@ -64,4 +64,5 @@ $(VENV)/.service $(VENV)/.training $(VENV)/.dev $(VENV)/.test-containers: $(VENV
 
 bench: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[$*]'
+	@$(PIP) --editable '.[fast]' >/dev/null 2>&1 || echo 'No C compiler: gunicorn parses HTTP in Python, a little slower.'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.service $(VENV)/.training)
