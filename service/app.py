@@ -17,19 +17,12 @@ from service.context import Collaborators, Context, context
 from service.errors import BodyTooLarge, ServiceError
 from service.port import EnginePort
 from service.problems import note_fault, problem
-from service.routes import batching, health, metrics, models, predict, v2
+from service.routes import batching, explain, feedback, health, metrics, models, predict, torchserve, v1, v2
 from service.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.http"))
 
-BLUEPRINTS = (
-    predict.blueprint,
-    health.blueprint,
-    metrics.blueprint,
-    models.blueprint,
-    batching.blueprint,
-    v2.blueprint,
-)
+MODULES = (predict, health, metrics, models, batching, explain, feedback, v1, v2, torchserve)
 UNMATCHED = "unmatched"
 """The route label of requests for which there is no route."""
 
@@ -72,8 +65,8 @@ def create_app(settings: Settings, engine: EnginePort, draining: Callable[[], bo
     app.register_error_handler(ClearsightError, _refuse)
     app.register_error_handler(HTTPException, _refuse_http)
     app.register_error_handler(Exception, _fail)
-    for blueprint in BLUEPRINTS:
-        app.register_blueprint(blueprint)
+    for module in MODULES:
+        app.register_blueprint(module.blueprint)
     guards.install(app, settings)
     return app
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import itertools
-import json
 import re
 import select
 import socket
@@ -13,9 +12,10 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from flask import Request
+from pydantic import BaseModel, ValidationError
 
 from service.encoding import inflate
 from service.errors import (
@@ -25,6 +25,7 @@ from service.errors import (
     RequestInvalid,
 )
 from service.port import PROBABILITIES
+from service.schema import ImagesBody
 from service.settings import Settings
 
 DEFAULT_TOP_K = 5
@@ -149,18 +150,18 @@ def read_body(request: Request, settings: Settings) -> bytes:
     return body
 
 
-def read_images(request: Request, settings: Settings) -> tuple[list[bytes], bool]:
+def read_images(request: Request, settings: Settings, fields: tuple[str, ...] = ("image",)) -> tuple[list[bytes], bool]:
     """Return the encoded images of a request, and whether it asked for a list of results.
 
     The body is an image itself (`image/*`, `application/octet-stream` or no type), `multipart/form-data` with one or
-    more parts named `image`, or JSON with base64: `{"image": "…"}` or `{"image": ["…", …]}`.
+    more parts named as the first of `fields` that is there, or JSON with base64: `{"image": "…"}` or a list.
     """
     check_length(request, settings)
     kind = (request.environ.get("CONTENT_TYPE") or "").partition(";")[0].strip().lower()
     if not kind or kind.startswith("image/") or kind == "application/octet-stream":
         return [read_body(request, settings)], False
     if kind == "multipart/form-data":
-        images, many = _from_multipart(request, settings)
+        images, many = _from_multipart(request, settings, fields)
     elif kind == "application/json":
         images, many = _from_json(read_body(request, settings))
     else:
@@ -173,32 +174,40 @@ def read_images(request: Request, settings: Settings) -> tuple[list[bytes], bool
     return images, many
 
 
-def _from_multipart(request: Request, settings: Settings) -> tuple[list[bytes], bool]:
+def _from_multipart(request: Request, settings: Settings, fields: tuple[str, ...]) -> tuple[list[bytes], bool]:
     request.max_content_length = settings.max_body_bytes
     request.max_form_memory_size = settings.max_body_bytes
     request.max_form_parts = settings.max_images + 16
-    parts = request.files.getlist("image")
+    parts = next((found for name in fields if (found := request.files.getlist(name))), [])
     if not parts:
         names = sorted({*request.files, *request.form})
         there = f"the parts are {', '.join(map(repr, names[:8]))}" if names else "there are no parts"
-        raise RequestInvalid(f"multipart/form-data needs a file part named 'image'; {there}.")
+        raise RequestInvalid(f"multipart/form-data needs a file part named {fields[0]!r}; {there}.")
     return [part.stream.read() for part in parts], len(parts) > 1
 
 
 def _from_json(body: bytes) -> tuple[list[bytes], bool]:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        raise RequestInvalid("The body is not valid JSON.") from None
-    value = document.get("image") if isinstance(document, dict) else None
+    value = validated(ImagesBody, body).image
     if isinstance(value, str):
-        return [_decode64(value, "image")], False
-    if isinstance(value, list) and value:
-        return [_decode64(item, f"image[{index}]") for index, item in enumerate(value)], True
-    raise RequestInvalid('JSON needs "image": a base64 string, or a list of them.')
+        return [decode64(value, "image")], False
+    return [decode64(item, f"image[{index}]") for index, item in enumerate(value)], True
 
 
-def _decode64(value: Any, where: str) -> bytes:
+D = TypeVar("D", bound=BaseModel)
+
+
+def validated(document: type[D], body: bytes) -> D:
+    """Read a JSON body as a document. Raises `RequestInvalid` naming the first member that is wrong."""
+    try:
+        return document.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "The body"
+        raise RequestInvalid(f"{where}: {first['msg']}.") from None
+
+
+def decode64(value: Any, where: str) -> bytes:
+    """Decode base64 or a data: URL. Raises `RequestInvalid` naming `where`."""
     if not isinstance(value, str):
         raise RequestInvalid(f"{where} must be a base64 string, not {type(value).__name__}.")
     head, comma, rest = value.partition(",")

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
 from service.errors import RequestInvalid
+from service.intake import validated
 from service.v2.schema import InferRequest, InputTensor
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -39,7 +39,7 @@ def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, 
         if not header_length.isascii() or not header_length.isdecimal() or int(header_length[:19]) > len(body):
             raise RequestInvalid(f"{HEADER_LENGTH} must be a number of at most the body's {len(body)} bytes.")
         cut = int(header_length)
-    request = _parse(body[:cut])
+    request = validated(InferRequest, body[:cut])
     tensors, at = [], cut
     for spec in request.inputs:
         if "shared_memory_region" in spec.parameters:
@@ -55,15 +55,6 @@ def read_request(body: bytes, header_length: str | None) -> tuple[InferRequest, 
     if at != len(body):
         raise RequestInvalid(f"{len(body) - at} bytes of the body belong to no tensor.")
     return request, tensors
-
-
-def _parse(text: bytes) -> InferRequest:
-    try:
-        return InferRequest.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "The body"
-        raise RequestInvalid(f"{where}: {first['msg']}.") from None
 
 
 def uint8_rows(tensor: Tensor) -> npt.NDArray[np.uint8]:
