@@ -1,8 +1,10 @@
 """gunicorn's configuration, made from the service's settings. `python -m service serve` runs gunicorn with it."""
 
 import os
+import signal
 import sys
 
+from service.children import die_with_parent
 from service.logs import configure_logs
 from service.settings import read_settings
 
@@ -10,13 +12,19 @@ settings = read_settings()
 configure_logs(settings)
 
 wsgi_app = "service.wsgi:build()"
-bind = f"{settings.host}:{settings.port}"
+# The parent owns the port and hands its socket down, so a gunicorn that is replaced loses no connection.
+bind = (
+    f"fd://{os.environ['CLEARSIGHT_SOCKET']}"
+    if "CLEARSIGHT_SOCKET" in os.environ
+    else (f"{settings.host}:{settings.port}")
+)
 workers = settings.workers
 worker_class = "gthread"
 threads = settings.threads
 worker_connections = settings.connections
 keepalive = max(1, int(settings.keepalive_s))
-timeout = max(30, int(settings.batch_limit_s))
+# A worker whose main loop says nothing for this long is killed and replaced.
+timeout = int(settings.hang_s) + 4
 graceful_timeout = int(settings.drain_s)
 backlog = 2048
 limit_request_line = 4094
@@ -33,7 +41,15 @@ control_socket_disable = True
 
 def when_ready(server):
     """Say where the service is and how to try it."""
-    host = "localhost" if settings.host in ("0.0.0.0", "127.0.0.1") else settings.host  # noqa: S104
-    scheme = "https" if certfile else "http"
-    url = f"{scheme}://{host}:{settings.port}"
+    host, port = server.LISTENERS[0].sock.getsockname()[:2]
+    shown = "localhost" if host in ("0.0.0.0", "127.0.0.1", "::", "::1") else host  # noqa: S104
+    url = f"{'https' if certfile else 'http'}://{shown}:{port}"
     sys.stderr.write(f"\nClearsight listens on {url}\n  curl -F image=@photo.jpg {url}/predict\n\n")
+    sys.stderr.flush()
+
+
+def post_fork(server, worker):
+    """Let the worker finish its requests when its master dies, and know whether it replaces another worker."""
+    die_with_parent(signal.SIGTERM)
+    if worker.age > settings.workers:
+        worker.cfg.set("wsgi_app", "service.wsgi:build(replaces=True)")

@@ -7,26 +7,27 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
 
 
-def start_child(command: list[str]) -> subprocess.Popen[bytes]:
-    """Start a process that gets SIGKILL when this one ends (on Linux), in a session of its own.
+def start_child(command: list[str], *inherited: int) -> subprocess.Popen[bytes]:
+    """Start a process that gets SIGKILL when the thread that started it ends (on Linux), in a session of its own.
 
-    A session of its own keeps a terminal's Ctrl-C from reaching the children before the drain does.
+    `inherited` are the descriptors that stay open in it. A session of its own keeps a terminal's Ctrl-C from reaching
+    the children before the drain does.
     """
-    kill_with_parent = _death_signal(os.getpid()) if sys.platform == "linux" else None
-    return subprocess.Popen(command, preexec_fn=kill_with_parent, start_new_session=True)  # noqa: S603, PLW1509
+    parent = os.getpid()
 
-
-def _death_signal(parent: int) -> Callable[[], None]:
-    library = ctypes.CDLL(None, use_errno=True)
-
-    def ask() -> None:
-        library.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    def prepare() -> None:
+        die_with_parent(signal.SIGKILL)
         if os.getppid() != parent:  # it died before the signal was asked for
             os._exit(1)
 
-    return ask
+    return subprocess.Popen(command, preexec_fn=prepare, start_new_session=True, pass_fds=inherited)  # noqa: S603, PLW1509
+
+
+def die_with_parent(number: signal.Signals) -> None:
+    """Ask the system to send this process a signal when its parent ends; only Linux can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)

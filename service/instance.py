@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
 
 ENVIRONMENT = "CLEARSIGHT_INSTANCE"
 """How the parent tells its children where the folder is; not a setting."""
+_FOLDER = "clearsight-"
+_PARENT = "parent.json"
 _DRAINING = "draining"
+_STARTS = "engine-starts"
 
 
 class Instance:
@@ -20,7 +24,7 @@ class Instance:
     @classmethod
     def create(cls, runtime: Path) -> Instance:
         """Make a fresh folder below `runtime` and let children inherit it."""
-        folder = Path(tempfile.mkdtemp(prefix="clearsight-", dir=runtime))
+        folder = Path(tempfile.mkdtemp(prefix=_FOLDER, dir=runtime))
         os.environ[ENVIRONMENT] = str(folder)
         return cls(folder)
 
@@ -31,9 +35,45 @@ class Instance:
         return cls(Path(folder)) if folder else None
 
     @property
+    def engine_starts(self) -> int:
+        """How often the parent has started the engine."""
+        try:
+            return int((self.folder / _STARTS).read_text())
+        except (OSError, ValueError):
+            return 0
+
+    def count_engine_start(self) -> int:
+        """Note one more start and return how many there were."""
+        starts = self.engine_starts + 1
+        (self.folder / _STARTS).write_text(str(starts))
+        return starts
+
+    @property
     def engine_address(self) -> str:
         """Where the engine listens."""
         return f"ipc://{self.folder}/engine"
+
+    @property
+    def news_address(self) -> str:
+        """Where the engine tells its news."""
+        return f"ipc://{self.folder}/news"
+
+    def introduce(self, pid: int, port: int) -> None:
+        """Note whose folder this is, for `drain` and for people."""
+        (self.folder / _PARENT).write_text(json.dumps({"pid": pid, "port": port}))
+
+    @classmethod
+    def of_port(cls, runtime: Path, port: int) -> tuple[Instance, int] | None:
+        """Find the running service of this user on a port, and its process id."""
+        for note in runtime.glob(f"{_FOLDER}*/{_PARENT}"):
+            try:
+                known = json.loads(note.read_text())
+                os.kill(known["pid"], 0)
+            except (OSError, ValueError, KeyError):
+                continue
+            if known.get("port") == port:
+                return cls(note.parent), int(known["pid"])
+        return None
 
     def begin_draining(self) -> None:
         """Let every worker answer `/readyz` with 503 from now on."""

@@ -6,7 +6,7 @@ import threading
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics, generate_latest
 
@@ -84,8 +84,10 @@ class Metrics:
             "clearsight_engine_starts", "Starts of the engine under this parent.", registry=registry
         )
         self.engine_up.set(1)
+        self._rejected: deque[str] = deque(maxlen=_KEPT)
         self._requests: deque[tuple[str, int, dict[str, float]]] = deque(maxlen=_KEPT)
         self._batches: deque[BatchReport] = deque(maxlen=_KEPT)
+        self._counts: Tally[tuple[str, str, str]] = Tally()
         self._flushing = threading.Lock()
 
     # The hot path
@@ -104,7 +106,7 @@ class Metrics:
 
     def reject(self, reason: str) -> None:
         """Count one refusal by its code."""
-        self.rejected.labels(reason).inc()
+        self._rejected.append(reason)
 
     # Rare events
 
@@ -138,9 +140,48 @@ class Metrics:
             self._flush_requests(_drain(self._requests))
             self._flush_batches(_drain(self._batches))
 
+    # Between processes
+
+    def take(self) -> dict[str, Any] | None:
+        """Hand over what was counted here since the last call, as plain data for `merge`; None when it is nothing."""
+        with self._flushing:
+            counts, self._counts = self._counts, Tally()
+        seconds = {"request": self.request_seconds.take(), "stage": self.stage_seconds.take()}
+        if not counts and not any(seconds.values()):
+            return None
+        return {"counts": [[*key, count] for key, count in counts.items()], **seconds}
+
+    def put_back(self, batch: dict[str, Any]) -> None:
+        """Keep what could not be handed over. Its size is bounded by the label sets, however long this goes on."""
+        with self._flushing:
+            for kind, first, second, count in batch["counts"]:
+                self._counts[kind, first, second] += count
+        self._merge_seconds(batch)
+
+    def merge(self, batch: dict[str, Any]) -> None:
+        """Add what another process counted."""
+        with self._flushing:
+            for kind, first, second, count in batch["counts"]:
+                self._count(kind, first, second, count)
+        self._merge_seconds(batch)
+
+    def _merge_seconds(self, batch: dict[str, Any]) -> None:
+        for histogram, name in ((self.request_seconds, "request"), (self.stage_seconds, "stage")):
+            for labels, counts, total in batch[name]:
+                histogram.merge(tuple(labels), counts, total)
+
+    def _count(self, kind: str, first: str, second: str, count: int) -> None:
+        self._counts[kind, first, second] += count
+        if kind == "request":
+            self.requests.labels(first, second).inc(count)
+        else:
+            self.rejected.labels(first).inc(count)
+
     def _flush_requests(self, requests: list[tuple[str, int, dict[str, float]]]) -> None:
         for (route, status), count in Tally((route, status) for route, status, _ in requests).items():
-            self.requests.labels(route, str(status)).inc(count)
+            self._count("request", route, str(status), count)
+        for reason, count in Tally(_drain(self._rejected)).items():
+            self._count("rejected", reason, "", count)
         totals: dict[str, list[float]] = {}
         stages: dict[str, list[float]] = {}
         for route, _, seconds in requests:

@@ -16,6 +16,8 @@ from service.access import parse_keys
 PREFIX = "CLEARSIGHT_"
 EXIT_SETTINGS = 2
 """Exit code of a start that a bad setting stopped."""
+EXIT_DEVICE = 3
+"""Exit code of a start that `cuda!` stopped."""
 
 Bytes = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0.0, le=86_400.0)]

@@ -14,9 +14,6 @@ import onnxruntime as ort
 from service.errors import DeviceUnavailable
 from service.settings import Settings
 
-EXIT_DEVICE = 3
-"""Exit code of a start that `cuda!` stopped."""
-
 _NAMES = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
 _WARNING = 2
 _FATAL = 4

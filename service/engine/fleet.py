@@ -120,6 +120,18 @@ class Fleet:
             raise EngineUnavailable("The engine is shutting down.", retry_after_s=1.0)
         raise self._why_absent(entry, version)
 
+    def champions(self) -> tuple[dict[str, ServedModel], dict[str, str]]:
+        """Return the version that answers for each model, and for the other models why none does."""
+        found: dict[str, ServedModel] = {}
+        absent: dict[str, str] = {}
+        for name, entry in list(self._entries.items()):
+            lane = entry.lanes.get(entry.champion) if entry.champion is not None else None
+            if lane:
+                found[name] = lane.served
+            else:
+                absent[name] = self._why_absent(entry, None).detail
+        return found, absent
+
     def _why_absent(self, entry: Entry, version: int | None) -> ClearsightError:
         name = entry.name
         if version is not None and version not in entry.failures and version != entry.loading:

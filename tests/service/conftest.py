@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,11 @@ from flask.testing import FlaskClient
 
 from service.app import create_app
 from service.engine.engine import Engine, running
+from service.instance import Instance
+from service.ipc.client import EngineClient
+from service.ipc.server import Server
 from service.metrics import Metrics
+from service.port import EnginePort
 from service.settings import Settings
 from tests.factory import publish_colors
 
@@ -33,5 +38,28 @@ def engine(settings: Settings) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def client(settings: Settings, engine: Engine) -> FlaskClient:
-    return create_app(settings, engine).test_client()
+def linked(settings: Settings, engine: Engine, tmp_path: Path) -> Iterator[EngineClient]:
+    """The same engine behind its sockets, as a worker of a service with several workers sees it."""
+    instance = Instance(tmp_path)
+    server = Server(engine, instance)
+    serving = threading.Thread(target=server.run, args=(5.0,))
+    serving.start()
+    client = EngineClient(settings, Metrics(), instance)
+    client.start()
+    assert client.link.first_news.wait(10)
+    yield client
+    client.stop()
+    server.stop()
+    serving.join(10)
+
+
+@pytest.fixture(params=["embedded", "linked"])
+def port(request: pytest.FixtureRequest) -> EnginePort:
+    """The engine in both of its places: what holds for one must hold for the other."""
+    found: EnginePort = request.getfixturevalue("engine" if request.param == "embedded" else "linked")
+    return found
+
+
+@pytest.fixture
+def client(settings: Settings, port: EnginePort) -> FlaskClient:
+    return create_app(settings, port).test_client()

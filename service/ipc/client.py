@@ -1,0 +1,232 @@
+"""The engine as a worker sees it: the same port, without onnxruntime in the process."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zmq
+
+from service.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    DeadlineUnreachable,
+    EngineUnavailable,
+    ModelNotReady,
+    ModelRetired,
+    ModelUnknown,
+    VersionUnknown,
+)
+from service.instance import Instance
+from service.ipc import wire
+from service.ipc.link import Link
+from service.metrics import Metrics
+from service.port import PROBABILITIES, Answer, EngineState, ModelStatus, Rows, ServedModel
+from service.settings import Settings
+
+_LOOK_S = 0.25
+"""How often a waiting request looks whether its engine and its client are still there."""
+_GRACE_S = 0.05
+_LOAD_S = 600.0
+
+
+class EngineClient:
+    """Sends rows to the engine's process and waits in the request's own thread."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, instance: Instance) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.link = Link(instance, metrics)
+        self._local = threading.local()
+        self._numbers = itertools.count(1)
+        self._waits: dict[ServedModel, tuple[float, float]] = {}
+
+    def start(self) -> None:
+        """Begin to listen to the engine."""
+        self.link.start()
+
+    def stop(self) -> None:
+        """Bring the last observations and stop listening."""
+        self.link.stop()
+
+    # Requests
+
+    def resolve(self, model: str | None, version: int | None) -> ServedModel:
+        """See `EnginePort.resolve`."""
+        news, served = self.link.news, self.link.served
+        if news is None or not self.link.epoch:
+            raise EngineUnavailable("The engine is being started.", retry_after_s=1.0)
+        name = model or news.default
+        if version is None:
+            number = news.champions.get(name)
+            if number is not None:
+                return served[number]
+        else:
+            for candidate in served.values():
+                if candidate.name == name and candidate.version == version:
+                    return candidate
+        raise self._why_absent(name, version)
+
+    def _why_absent(self, name: str, version: int | None) -> ModelUnknown | VersionUnknown | ModelNotReady:
+        news = self.link.news
+        assert news is not None
+        if not news.state.started:
+            return ModelNotReady("The models are still being loaded.", retry_after_s=1.0)
+        if name not in news.champions and name not in news.absent:
+            there = ", ".join({**news.champions, **news.absent}) or "none"
+            return ModelUnknown(f"No model {name!r}; there are: {there}.")
+        if version is None:
+            return ModelNotReady(news.absent[name], retry_after_s=1.0)
+        listed = ", ".join(sorted(str(s.version) for s in self.link.served.values() if s.name == name)) or "none"
+        return VersionUnknown(f"{name} does not serve version {version}; versions served: {listed}.")
+
+    def admit(self, deadline: float, images: int = 1, model: str | None = None) -> None:
+        """See `EnginePort.admit`: judged by what the engine said with its last reply, so it costs no message."""
+        served = self.resolve(model, None)
+        news = self.link.news
+        assert news is not None
+        now = time.monotonic()
+        wait_s, said_at = self._waits.get(served, (0.0, now))
+        wait_s -= now - said_at
+        if wait_s > news.objective_s or now + wait_s > deadline:
+            raise DeadlineUnreachable(
+                f"About {wait_s:.2f} s of work are waiting; the service answers within {news.objective_s:.2f} s.",
+                retry_after_s=wait_s - news.objective_s / 2,
+            )
+
+    def infer(
+        self,
+        served: ServedModel,
+        rows: Rows,
+        *,
+        deadline: float,
+        outputs: tuple[str, ...] = PROBABILITIES,
+        gone: Callable[[], bool] | None = None,
+    ) -> Answer:
+        """See `EnginePort.infer`."""
+        epoch, socket = self._socket()
+        number = next(self._numbers).to_bytes(8, "big")
+        try:
+            socket.send_multipart(
+                wire.request_frames(number, self._number_of(served), rows, deadline, outputs), zmq.NOBLOCK
+            )
+            frames = self._await(socket, number, epoch, deadline, gone)
+        except zmq.Again:
+            raise EngineUnavailable("The engine is being started.", retry_after_s=1.0) from None
+        if frames[1] == wire.REFUSAL:
+            raise wire.parse_refusal(frames[2])
+        answer, wait_s = wire.parse_answer(frames, served, len(rows), outputs)
+        self._waits[served] = (wait_s, time.monotonic())
+        return answer
+
+    def _number_of(self, served: ServedModel) -> int:
+        for number, known in self.link.served.items():
+            if known is served:
+                return number
+        raise ModelRetired(f"{served.name} version {served.version} was replaced while the request was read.")
+
+    def _socket(self) -> tuple[str, Any]:
+        """Return this thread's socket to the engine that is there; a socket to an earlier one is thrown away."""
+        epoch = self.link.epoch
+        if not epoch:
+            raise EngineUnavailable("The engine is being started.", retry_after_s=1.0)
+        local = self._local
+        if getattr(local, "epoch", None) != epoch:
+            if getattr(local, "socket", None) is not None:
+                local.socket.close()
+            local.socket = self.link.dealer()
+            local.socket.rcvtimeo = int(_LOOK_S * 1000)
+            local.socket.poll(500, zmq.POLLOUT)  # the first message of a thread waits for the connection
+            local.epoch = epoch
+        return epoch, local.socket
+
+    def _await(
+        self, socket: Any, number: bytes, epoch: str, deadline: float, gone: Callable[[], bool] | None
+    ) -> list[bytes]:
+        """Wait for the reply of this number; replies to requests that were given up are dropped."""
+        while True:
+            try:
+                frames: list[bytes] = socket.recv_multipart()
+                if frames[0] == number:
+                    return frames
+                continue
+            except zmq.Again:
+                pass
+            if self.link.epoch != epoch:
+                raise EngineUnavailable("The engine was lost while it held this request.", retry_after_s=1.0)
+            late = time.monotonic() > deadline + _GRACE_S
+            if late or (gone is not None and gone()):
+                socket.send_multipart([number, wire.CANCEL, b""], zmq.NOBLOCK)
+                if late:
+                    raise DeadlineExceeded("The deadline passed while the images were waiting or running.")
+                raise ClientGone("The client closed the connection while its images were waiting.")
+
+    def explain(self, served: ServedModel, rows: Rows) -> npt.NDArray[np.float32] | None:
+        """See `EnginePort.explain`."""
+        shape = json.dumps(rows.shape).encode()
+        raw = self.link.call("explain", str(self._number_of(served)).encode(), shape, rows.tobytes(), timeout_s=30.0)
+        if not raw:
+            return None
+        head, _, body = raw.partition(b"\n")
+        return np.frombuffer(body, np.float32).reshape(json.loads(head))
+
+    # The rest of the port
+
+    def models(self) -> list[ModelStatus]:
+        """See `EnginePort.models`."""
+        news, served = self.link.news, self.link.served
+        if news is None:
+            return []
+        return [
+            ModelStatus(**{**fields, "served": served.get(fields["served"]) if fields["served"] else None})
+            for fields in news.statuses
+        ]
+
+    def state(self) -> EngineState:
+        """See `EnginePort.state`; never waits for the engine."""
+        news = self.link.news
+        if news is None or not self.link.epoch:
+            device = news.state.device if news else f"{self.settings.device} -> unknown"
+            return EngineState(True, news is not None, False, device, ["the engine is being started"])
+        return news.state
+
+    def load(self, model: str, version: int | None = None) -> None:
+        """See `EnginePort.load`."""
+        self.link.call("load", json.dumps([model, version]).encode(), timeout_s=_LOAD_S)
+
+    def unload(self, model: str, version: int | None = None) -> None:
+        """See `EnginePort.unload`."""
+        self.link.call("unload", json.dumps([model, version]).encode(), timeout_s=_LOAD_S)
+
+    def reload(self) -> None:
+        """See `EnginePort.reload`."""
+        self.link.call("reload", timeout_s=_LOAD_S)
+
+    def batching(self, rate: float | None = None, model: str | None = None) -> dict[str, Any]:
+        """See `EnginePort.batching`."""
+        answer: dict[str, Any] = json.loads(self.link.call("batching", json.dumps([rate, model]).encode()))
+        return answer
+
+    def observe(self, route: str, status: int, stages: dict[str, float]) -> None:
+        """See `EnginePort.observe`."""
+        self.metrics.observe(route, status, stages)
+
+    def reject(self, reason: str) -> None:
+        """See `EnginePort.reject`."""
+        self.metrics.reject(reason)
+
+    def metrics_text(self) -> bytes:
+        """See `EnginePort.metrics_text`; while the engine is away, what this worker holds for it."""
+        if self.link.epoch:
+            try:
+                self.link.bring()
+                return self.link.call("metrics", timeout_s=2.0)
+            except EngineUnavailable:
+                pass
+        return self.metrics.text()

@@ -1,0 +1,302 @@
+"""The engine's side of the wire: one thread owns the sockets, runners hand it their answers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import structlog
+import zmq
+from bundle.errors import ClearsightError
+
+from service.engine.engine import Engine, check_request, join, split
+from service.engine.work import Work
+from service.errors import ModelRetired, ServiceError
+from service.instance import Instance
+from service.ipc import wire
+from service.ipc.catalog import News, describe, status_fields
+from service.port import Answer, ServedModel
+
+log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.engine"))
+
+_NEWS_S = 0.5
+"""Seconds between two editions; a change is told at once."""
+
+
+class Server:
+    """Answers the workers of one instance until it is stopped."""
+
+    def __init__(self, engine: Engine, instance: Instance) -> None:
+        self.engine = engine
+        self.epoch = uuid.uuid4().hex
+        self._instance = instance
+        self._context = zmq.Context(1)
+        self._replies: deque[list[Any]] = deque()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._signalled = False
+        self._calls = ThreadPoolExecutor(4, thread_name_prefix="call")
+        self._open: dict[tuple[bytes, bytes], list[Work]] = {}
+        self._next_number = itertools.count(1)
+        self._numbers: dict[ServedModel, int] = {}
+        self._by_number: dict[int, ServedModel] = {}
+        self._stopping = threading.Event()
+
+    def run(self, drain_s: float) -> None:
+        """Serve in this thread until `stop`; then finish what is open, for at most `drain_s`."""
+        router = self._bind(zmq.ROUTER, self._instance.engine_address)
+        news = self._bind(zmq.PUB, self._instance.news_address)
+        poller = zmq.Poller()
+        poller.register(router, zmq.POLLIN)
+        poller.register(self._wake_read, zmq.POLLIN)
+        next_news = 0.0
+        end = float("inf")
+        while time.monotonic() < end:
+            if self._stopping.is_set():
+                end = min(end, time.monotonic() + drain_s) if self._open or self._replies else 0.0
+            for ready, _ in poller.poll(max(0, int((next_news - time.monotonic()) * 1000))):
+                if ready is router or ready == router:
+                    self._receive(router)
+                else:
+                    self._clear_wake()
+            self._send(router)
+            if time.monotonic() >= next_news or self._catalog_changed():
+                news.send(self._edition().encode())
+                next_news = time.monotonic() + _NEWS_S
+        router.close(linger=200)
+        news.close(linger=200)
+        self._calls.shutdown(wait=True, cancel_futures=True)
+        self._context.term()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
+
+    def stop(self) -> None:
+        """End `run` once what is open is finished."""
+        self._stopping.set()
+        self._wake()
+
+    def _bind(self, kind: int, address: str) -> Any:
+        socket = self._context.socket(kind)
+        socket.linger = 0
+        socket.sndhwm = socket.rcvhwm = 0  # bounded by the queue and the tickets, never dropped silently
+        socket.bind(address)
+        return socket
+
+    # Out
+
+    def reply(self, frames: list[Any]) -> None:
+        """Send frames to a worker; any thread may call it."""
+        self._replies.append(frames)
+        if not self._signalled:
+            self._wake()
+
+    def _wake(self) -> None:
+        self._signalled = True
+        try:
+            os.write(self._wake_write, b"\0")
+        except OSError:
+            return  # it is awake already, or has stopped
+
+    def _clear_wake(self) -> None:
+        self._signalled = False
+        try:
+            os.read(self._wake_read, 4096)
+        except BlockingIOError:
+            return
+
+    def _send(self, router: Any) -> None:
+        while self._replies:
+            router.send_multipart(self._replies.popleft(), zmq.NOBLOCK, copy=True)
+
+    # In
+
+    def _receive(self, router: Any) -> None:
+        """Take every message that is there."""
+        while True:
+            try:
+                frames = router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                self._dispatch(frames)
+            except Exception:  # a malformed message must not end the engine
+                log.exception("message.bad")
+
+    def _dispatch(self, frames: list[bytes]) -> None:
+        who, number, kind = frames[0], frames[1], frames[2]
+        if kind == wire.INFER:
+            try:
+                self._infer(who, number, frames)
+            except ClearsightError as error:
+                self._open.pop((who, number), None)
+                self.reply([who, *wire.refusal_frames(number, error)])
+        elif kind == wire.CANCEL:
+            for work in self._open.get((who, number), []):
+                work.dropped = True
+        elif kind == wire.PING:
+            oldest_s = self.engine.batcher.oldest_batch_s() if self.engine.batcher else 0.0
+            state = self.engine.state()
+            pulse = {"oldest_batch_s": oldest_s, "started": state.started, "ready": state.ready}
+            self.reply([who, number, wire.RESULT, json.dumps(pulse).encode()])
+        elif kind == wire.CALL:
+            self._calls.submit(self._call, who, number, frames[3:])
+
+    def _infer(self, who: bytes, number: bytes, frames: list[bytes]) -> None:
+        deadline, served_number, images = wire.parse_request(frames[3])
+        served = self._by_number.get(served_number)
+        if served is None:
+            raise ModelRetired("The version was replaced while the request was read.")
+        lane = self.engine.lane_of(served)
+        recipe = served.manifest
+        shape = (images, recipe.height, recipe.width, recipe.preprocessing.channels)
+        rows = np.frombuffer(frames[5], np.uint8).reshape(shape)
+        outputs = tuple(frames[4].decode().split(","))
+        check_request(lane, rows, outputs)
+        request = _Request(self, who, number, lambda: self._wait_ahead_s(served))
+        parts = split(rows, lane.plan.cap)
+        works = [_RemoteWork(part, outputs, deadline, request, at) for at, part in enumerate(parts)]
+        request.missing = len(works)
+        self._open[who, number] = list(works)
+        assert self.engine.batcher is not None
+        self.engine.batcher.submit(lane, list(works))
+
+    def _wait_ahead_s(self, served: ServedModel) -> float:
+        lane, batcher = self.engine.fleet.lanes.get(served), self.engine.batcher
+        return batcher.wait_ahead_s(lane) if batcher and lane else 0.0
+
+    def finish(self, who: bytes, number: bytes, frames: list[Any]) -> None:
+        """Close an open request with its reply."""
+        self._open.pop((who, number), None)
+        self.reply([who, *frames])
+
+    # Calls
+
+    def _call(self, who: bytes, number: bytes, frames: list[bytes]) -> None:
+        try:
+            result = self._handlers()[frames[0].decode()](*frames[1:])
+            self.reply([who, number, wire.RESULT, result])
+        except ClearsightError as error:
+            self.reply([who, *wire.refusal_frames(number, error)])
+        except Exception:  # the caller gets an answer whatever happens
+            log.exception("call.failed", call=frames[0][:40].decode(errors="replace"))
+            self.reply([who, *wire.refusal_frames(number, ServiceError("The engine failed."))])
+
+    def _handlers(self) -> dict[str, Callable[..., bytes]]:
+        engine = self.engine
+        return {
+            "manifest": lambda n: self._by_number[int(n)].manifest.to_json(),
+            "load": lambda a: _done(engine.load, a),
+            "unload": lambda a: _done(engine.unload, a),
+            "reload": lambda: _done(engine.reload, b"[]"),
+            "batching": lambda a: json.dumps(engine.batching(*json.loads(a))).encode(),
+            "observe": lambda a: _done(engine.metrics.merge, b"[%b]" % a),
+            "metrics": engine.metrics_text,
+            "explain": self._explain,
+            "news": lambda: self._edition().encode(),
+        }
+
+    def _explain(self, number: bytes, shape: bytes, rows: bytes) -> bytes:
+        served = self._by_number.get(int(number))
+        if served is None:
+            raise ModelRetired("The version was replaced while the request was read.")
+        maps = self.engine.explain(served, np.frombuffer(rows, np.uint8).reshape(json.loads(shape)))
+        if maps is None:
+            return b""
+        return json.dumps(maps.shape).encode() + b"\n" + maps.tobytes()
+
+    # News
+
+    def _catalog_changed(self) -> bool:
+        return any(served not in self._numbers for served in self.engine.fleet.lanes) or len(self._numbers) != len(
+            self.engine.fleet.lanes
+        )
+
+    def _edition(self) -> News:
+        """Number what is served and describe it."""
+        lanes = self.engine.fleet.lanes
+        for served in lanes:
+            if served not in self._numbers:
+                number = next(self._next_number)
+                self._numbers[served], self._by_number[number] = number, served
+        for served in [s for s in self._numbers if s not in lanes]:
+            self._by_number.pop(self._numbers.pop(served))
+        champions, absent = self.engine.fleet.champions()
+        return News(
+            self.epoch,
+            self.engine.state(),
+            self.engine.settings.default_model,
+            {number: describe(served) for number, served in self._by_number.items()},
+            {name: self._numbers[served] for name, served in champions.items() if served in self._numbers},
+            absent,
+            [status_fields(s, self._numbers.get(s.served) if s.served else None) for s in self.engine.models()],
+            {self._numbers[served]: self._wait_ahead_s(served) for served in lanes},
+            self.engine.settings.p99_objective_ms / 1000,
+        )
+
+
+class _Request:
+    """One worker's request, which may be more than one batch's work."""
+
+    __slots__ = ("lock", "missing", "number", "parts", "server", "wait", "who")
+
+    def __init__(self, server: Server, who: bytes, number: bytes, wait: Callable[[], float]) -> None:
+        self.server = server
+        self.who = who
+        self.number = number
+        self.wait = wait
+        self.lock = threading.Lock()
+        self.missing = 1
+        self.parts: list[_RemoteWork] = []
+
+    def part_done(self, work: _RemoteWork) -> None:
+        """Reply when the last part is there."""
+        with self.lock:
+            self.missing -= 1
+            self.parts.append(work)
+            if self.missing:
+                return
+        error = next((part.error for part in self.parts if part.error is not None), None)
+        if error is not None:
+            frames: list[Any] = wire.refusal_frames(self.number, error)
+        else:
+            frames = wire.answer_frames(self.number, self._joined(), self.wait())
+        self.server.finish(self.who, self.number, frames)
+
+    def _joined(self) -> Answer:
+        self.parts.sort(key=lambda part: part.position)
+        answers = [part.answer for part in self.parts if part.answer is not None]
+        return answers[0] if len(answers) == 1 else join(answers)
+
+
+class _RemoteWork(Work):
+    """Work whose waiter is in another process."""
+
+    __slots__ = ("position", "request")
+
+    def __init__(self, rows: Any, outputs: tuple[str, ...], deadline: float, request: _Request, position: int) -> None:
+        super().__init__(rows, outputs, deadline)
+        self.request = request
+        self.position = position
+
+    def finish(self, answer: Answer | None, error: ClearsightError | None) -> None:
+        self.answer, self.error = answer, error
+        try:
+            self.request.part_done(self)
+        except Exception:  # a reply that cannot be made must not end a runner
+            log.exception("reply.failed")
+
+
+def _done(function: Callable[..., None], arguments: bytes) -> bytes:
+    function(*json.loads(arguments))
+    return b""
