@@ -221,6 +221,10 @@ class EngineClient:
         """See `EnginePort.reject`."""
         self.metrics.reject(reason)
 
+    def take(self, caller: str) -> float:
+        """See `EnginePort.take`: one budget for all workers, so it costs a message where a limit is set."""
+        return float(self.link.call("take", caller.encode()))
+
     def metrics_text(self) -> bytes:
         """See `EnginePort.metrics_text`; while the engine is away, what this worker holds for it."""
         if self.link.epoch:

@@ -201,6 +201,7 @@ class Server:
             "reload": lambda: _done(engine.reload, b"[]"),
             "batching": lambda a: json.dumps(engine.batching(*json.loads(a))).encode(),
             "observe": lambda a: _done(engine.metrics.merge, b"[%b]" % a),
+            "take": lambda caller: repr(engine.take(caller.decode())).encode(),
             "metrics": engine.metrics_text,
             "explain": self._explain,
             "news": lambda: self._edition().encode(),
