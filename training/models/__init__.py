@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any
 
 from training.errors import RecipeError
+from training.models import torchvision_resnet, torchvision_vgg
+from training.models.classic import build_lenet, build_perceptron
 from training.models.classifier import Classifier
 from training.models.small_resnet import DEPTHS, PLAIN_DEPTHS, SmallResNet
 from training.models.small_vgg import STAGES, SmallVGG
@@ -31,6 +33,12 @@ BUILDERS: dict[str, Builder] = {
     **{name: partial(_small_resnet, depth) for name, depth in DEPTHS.items()},
     **{name: partial(_small_resnet, depth, shortcut="none") for name, depth in PLAIN_DEPTHS.items()},
     **{name: partial(_small_vgg, name) for name in STAGES},
+    **{name: partial(torchvision_resnet.build_resnet, name) for name in torchvision_resnet.DEPTHS},
+    **{name: partial(torchvision_vgg.build_vgg, name) for name in torchvision_vgg.NAMES},
+    "alexnet": torchvision_vgg.build_alexnet,
+    "lenet": build_lenet,
+    "linear": partial(build_perceptron, ()),
+    "perceptron": partial(build_perceptron, (64, 16)),
 }
 
 
