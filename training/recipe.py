@@ -32,9 +32,16 @@ class Section(BaseModel):
 class Data(Section):
     """Where the images come from and how they are split."""
 
-    source: Literal["folder", "digits"] = "digits"
+    source: Literal["folder", "digits", "cifar10", "cifar100", "mnist", "fashion-mnist"] = "digits"
+    """`folder`: a folder per class; `digits`: scikit-learn's; the others: the files that their authors publish."""
     path: str | None = None
     """Folder of the data; `--data` on the command line sets it."""
+    download: bool = False
+    """Fetch published files that are missing below `path`; nothing else here ever uses the network."""
+    url: str | None = None
+    """Fetch them from this address instead of their authors'."""
+    skip_unreadable: bool = False
+    """Leave out images that cannot be decoded, instead of stopping with their paths."""
     feedback: str | None = None
     """Folder of newly labelled images, one folder per class; they join the training and validation images."""
     validation_fraction: Fraction = 0.1

@@ -154,3 +154,11 @@ def test_channel_statistics_are_those_of_the_pixels():
     assert mean == pytest.approx(scaled.mean(dim=(0, 1, 2)).tolist(), abs=1e-5)
     assert std[:2] == pytest.approx(scaled[..., :2].std(dim=(0, 1, 2), correction=0).tolist(), abs=1e-5)
     assert std[2] == 1.0
+
+
+def test_unreadable_images_are_left_out_when_asked(tmp_path):
+    for label in ("a", "b"):
+        write_images(tmp_path / label, 20, seed=ord(label))
+    (tmp_path / "a" / "broken.jpg").write_bytes(b"not an image")
+    dataset = folder_data(tmp_path, skip_unreadable=True)
+    assert sum(map(len, (dataset.train, dataset.validation, dataset.test))) == 40
