@@ -17,12 +17,25 @@ from service.context import Collaborators, Context, context
 from service.errors import BodyTooLarge, ServiceError
 from service.port import EnginePort
 from service.problems import note_fault, problem
-from service.routes import batching, explain, feedback, health, metrics, models, predict, torchserve, v1, v2
+from service.routes import (
+    batching,
+    explain,
+    feedback,
+    health,
+    metrics,
+    models,
+    openapi,
+    pages,
+    predict,
+    torchserve,
+    v1,
+    v2,
+)
 from service.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.http"))
 
-MODULES = (predict, health, metrics, models, batching, explain, feedback, v1, v2, torchserve)
+MODULES = (predict, health, metrics, models, batching, explain, feedback, v1, v2, torchserve, openapi, pages)
 UNMATCHED = "unmatched"
 """The route label of requests for which there is no route."""
 

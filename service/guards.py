@@ -5,6 +5,7 @@ Each is installed only where its setting asks for it, so a request pays for noth
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -43,7 +44,7 @@ def install(app: Flask, settings: Settings) -> None:
     if settings.api_keys:
         app.before_request(_authentication(KeyStore(settings.api_keys)))
     else:
-        app.view_functions.update(dict.fromkeys(ADMIN_ONLY, _admin_closed))
+        app.view_functions.update({name: _closed(app.view_functions[name]) for name in ADMIN_ONLY})
     if settings.rate_limit:
         app.before_request(_limit)
 
@@ -58,8 +59,12 @@ def _authentication(keys: KeyStore) -> Callable[[], None]:
     return authenticate
 
 
-def _admin_closed(**arguments: object) -> NoReturn:
-    raise AdminClosed("This endpoint needs an API key with the scope 'admin', and no keys are configured.")
+def _closed(view: Callable[..., object]) -> Callable[..., NoReturn]:
+    @functools.wraps(view)
+    def refuse(**arguments: object) -> NoReturn:
+        raise AdminClosed("This endpoint needs an API key with the scope 'admin', and no keys are configured.")
+
+    return refuse
 
 
 def _limit() -> None:

@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from flask.testing import FlaskClient
 
+from service.app import create_app
+from service.engine.engine import Engine, running
+from service.metrics import Metrics
+from service.settings import Settings
 from tests.factory import publish_colors
 from tests.running import Running, serving
-
-ADMIN_KEY = "cs_test_admin"
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +29,11 @@ def server(store: Path) -> Iterator[Running]:
     """One real service for every test that leaves it as it found it."""
     with serving(store, "colors") as running:
         yield running
+
+
+@pytest.fixture
+def client(store: Path) -> Iterator[FlaskClient]:
+    """The application around an embedded engine, without a process."""
+    settings = Settings(store=store, default_model="colors", device="cpu", warmup_s=0.2)
+    with running(Engine(settings, Metrics())) as engine:
+        yield create_app(settings, engine).test_client()
