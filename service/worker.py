@@ -1,0 +1,276 @@
+"""The gunicorn worker: gthread, with whole requests handed to its threads.
+
+gthread gives a thread to every client that has sent its first byte, so a few slow ones take all threads. Here the main
+loop reads requests, head and body, and a thread sees one when it is complete or to be refused. A thread that has
+answered waits a few milliseconds for its connection's next request, which spares two hand-overs per request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import selectors
+import socket
+import threading
+import time
+from functools import partial
+from typing import Any
+
+from gunicorn import util
+from gunicorn.http import get_parser
+from gunicorn.http.errors import NoMoreData
+from gunicorn.http.wsgi import Response
+from gunicorn.workers.gthread import ThreadWorker
+
+from service.connection import Connection
+from service.context import Collaborators
+from service.environ import environ_of
+
+_LINGER_S = 0.004
+_SEND_S = 20.0
+_STOPPING_S = 0.5
+"""A stopping worker keeps idle connections this long, for a request that is on its way."""
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class OneWrite(Response):  # type: ignore[misc]
+    """gunicorn's response, with head and body in one packet."""
+
+    def send_headers(self) -> None:
+        """Keep the head for the first bytes of the body."""
+        if self.headers_sent:
+            return
+        lines = [*self.default_headers(), *(f"{name}: {value}\r\n" for name, value in self.headers), "\r\n"]
+        self._head = "".join(lines).encode("latin-1")
+        self.headers_sent = True
+
+    def _emit_body(self, data: bytes) -> None:
+        if self.chunked:
+            data = b"%X\r\n%b\r\n" % (len(data), data)
+        head, self._head = self._head, b""
+        self.sock.sendall(head + data if head else data)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self.send_headers()
+        tail = self._head + (b"0\r\n\r\n" if self.chunked else b"")
+        if tail:
+            self.sock.sendall(tail)
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """Reads requests in the main loop, answers them in threads."""
+
+    def init_process(self) -> None:
+        """Start the threads, then what gthread starts."""
+        self._waiting: set[Connection] = set()
+        self._buffered = 0
+        self._ready: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
+        self._free = 0
+        self._shared: Collaborators | None = None
+        super().init_process()
+
+    def load_wsgi(self) -> None:
+        """Load the application and remember its collaborators."""
+        super().load_wsgi()
+        self._shared = self.wsgi.extensions["clearsight"]
+
+    def get_thread_pool(self) -> Any:
+        """Start threads that take whole requests; the object that gthread wants to shut down is the worker itself."""
+        for index in range(self.cfg.threads):
+            threading.Thread(target=self._serve, name=f"request-{index}", daemon=True).start()
+        return self
+
+    def shutdown(self, wait: bool = True) -> None:
+        """End the threads once they are done with what they hold."""
+        del wait
+        for _ in range(self.cfg.threads):
+            self._ready.put(None)
+
+    # The main loop
+
+    def accept(self, listener: Any) -> None:
+        """Take a connection and whatever it has sent already."""
+        try:
+            sock, client = listener.accept()
+        except OSError:
+            return  # another worker was quicker, or the client left
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.nr_conns += 1
+        self._await_request(Connection(sock, client, listener.getsockname()), self._shared_settings().read_timeout_s)
+
+    def _shared_settings(self) -> Any:
+        assert self._shared is not None
+        return self._shared.settings
+
+    def _await_request(self, conn: Connection, within_s: float) -> None:
+        """Let the main loop read the next request of a connection."""
+        conn.deadline = time.monotonic() + (within_s if self.alive else min(within_s, _STOPPING_S))
+        conn.sock.setblocking(False)
+        self._waiting.add(conn)
+        self._read(conn, conn.sock)
+
+    def _read(self, conn: Connection, sock: Any) -> None:
+        was_idle = conn.idle
+        try:
+            data = sock.recv(conn.missing)
+        except (BlockingIOError, InterruptedError):
+            self._register(conn)
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._discard(conn)
+            return
+        if was_idle:
+            conn.deadline = time.monotonic() + self._shared_settings().read_timeout_s
+        self._buffered += len(data)
+        if conn.feed(data) or self._refuses(conn):
+            self._dispatch(conn)
+            return
+        if conn.expects:
+            conn.expects = False
+            with contextlib.suppress(OSError):
+                sock.send(_CONTINUE)
+        self._register(conn)
+
+    def _refuses(self, conn: Connection) -> bool:
+        """Decide, once the head is there, that the body will not be read: too large, or no place for it."""
+        if not conn.need:
+            return False
+        assert self._shared is not None
+        settings = self._shared.settings
+        if conn.length > settings.max_body_bytes or not self._shared.tickets.free:
+            return True
+        conn.refused = self._buffered + conn.length > settings.buffer_bytes
+        return conn.refused
+
+    def _register(self, conn: Connection) -> None:
+        if not conn.registered:
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._read, conn))
+            conn.registered = True
+
+    def _unregister(self, conn: Connection) -> None:
+        self._waiting.discard(conn)
+        if conn.registered:
+            self.poller.unregister(conn.sock)
+            conn.registered = False
+
+    def _dispatch(self, conn: Connection) -> None:
+        self._unregister(conn)
+        self._buffered -= len(conn.received)
+        self._ready.put(conn)
+
+    def _discard(self, conn: Connection) -> None:
+        self._unregister(conn)
+        self._buffered -= len(conn.received)
+        self._close(conn)
+
+    def _close(self, conn: Connection) -> None:
+        self.nr_conns -= 1
+        util.close(conn.sock)
+
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Close idle connections soon: called once, when the worker stops."""
+        del deadline
+        soon = time.monotonic() + _STOPPING_S
+        for conn in self._waiting:
+            conn.deadline = min(conn.deadline, soon) if conn.idle else conn.deadline
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """Give up connections whose time is over; one that has begun a request is told so."""
+        now = time.monotonic()
+        for conn in [c for c in self._waiting if force or c.deadline <= now]:
+            if not conn.idle:
+                with contextlib.suppress(OSError):
+                    conn.sock.send(_late())
+            self._discard(conn)
+
+    def murder_pending(self) -> None:
+        """Nothing more is pending than what `murder_keepalived` looks after."""
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Wait for events; a stopping worker looks more often whether it is done."""
+        super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, 0.1))
+
+    # The threads
+
+    def _serve(self) -> None:
+        while True:
+            conn = self._ready.get()
+            if conn is None:
+                return
+            try:
+                self._serve_connection(conn)
+            except Exception:  # a thread must outlive whatever one connection does
+                self.log.exception("connection.failed")
+                self.method_queue.defer(self._close, conn)
+
+    def _serve_connection(self, conn: Connection) -> None:
+        """Answer requests of one connection while they come quickly; then give it back to the main loop."""
+        while True:
+            conn.sock.settimeout(_SEND_S)
+            keep = self._answer(conn)
+            conn.forget()
+            if not keep:
+                util.close_graceful(conn.sock)
+                self.method_queue.defer(self._close, conn)
+                return
+            if not self._linger(conn):
+                self.method_queue.defer(self._await_request, conn, float(self.cfg.keepalive))
+                return
+
+    def _linger(self, conn: Connection) -> bool:
+        """Wait a moment for the next request; True when it is there as a whole and may be answered here."""
+        leftover = conn.parser.unreader.take_buffered()
+        if leftover:
+            return conn.feed(leftover)
+        if not self.alive or not self._ready.empty():
+            return False
+        conn.sock.settimeout(_LINGER_S)
+        try:
+            data = conn.sock.recv(65536)
+        except OSError:  # nothing came, or the client left: the main loop will see which
+            return False
+        return conn.feed(data) if data else False
+
+    def _answer(self, conn: Connection) -> bool:
+        """Answer one request; return whether the connection may go on."""
+        if conn.parser is None:
+            conn.parser = get_parser(self.cfg, conn.sock, conn.client)
+        parser = conn.parser
+        request = None
+        try:
+            parser.unreader.unread(bytes(conn.received))
+            request = next(parser)
+            return self._respond(conn, request)
+        except (NoMoreData, StopIteration, OSError):
+            return False
+        except Exception as error:
+            self.handle_error(request, conn.sock, conn.client, error)
+            return False
+
+    def _respond(self, conn: Connection, request: Any) -> bool:
+        response = OneWrite(request, conn.sock, self.cfg)
+        if not self.alive:
+            response.force_close()
+        body = self.wsgi(environ_of(request, conn), response.start_response)
+        try:
+            for part in body:
+                response.write(part)
+            response.close()
+        finally:
+            if hasattr(body, "close"):
+                body.close()
+        if response.should_close():
+            return False
+        return bool(conn.parser.finish_body(deadline=time.monotonic() + 1.0))
+
+
+def _late() -> bytes:
+    """Return the answer to a client that takes too long to send its request."""
+    fields = {"type": "about:blank", "title": "Request Timeout", "status": 408, "code": "request.timeout"}
+    body = json.dumps({**fields, "detail": "The request did not arrive in time."}).encode()
+    head = f"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + b"Content-Type: application/problem+json\r\n\r\n" + body
