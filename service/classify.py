@@ -53,7 +53,7 @@ class admitted:  # noqa: N801 - it is used like a function, and cheaper than one
     def __enter__(self) -> ServedModel:
         ctx, target = self._ctx, self._target
         served = ctx.engine.resolve(target.model, target.version)
-        if not ctx.tickets.acquire(blocking=False):
+        if request.environ.get("clearsight.refused") or not ctx.tickets.acquire():
             raise Overloaded("Every place for a request in flight is taken.", retry_after_s=1.0)
         try:
             ctx.engine.admit(target.deadline, 1, target.model)

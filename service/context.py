@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -13,6 +12,7 @@ from flask import g
 from service.intake import request_id_of
 from service.port import EnginePort
 from service.settings import Settings
+from service.tickets import Tickets
 
 
 class Collaborators:
@@ -25,7 +25,7 @@ class Collaborators:
         self.engine = engine
         self.draining = draining
         self.limits = Limits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_pixels)
-        self.tickets = threading.Semaphore(settings.tickets)
+        self.tickets = Tickets(settings.tickets)
 
 
 class Context:

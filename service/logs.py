@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import structlog
-from gunicorn.glogging import Logger  # type: ignore[import-untyped]
+from gunicorn.glogging import Logger
 
 from service.settings import Settings
 

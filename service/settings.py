@@ -46,15 +46,18 @@ class Settings(BaseSettings):
     workers: Annotated[int, Field(ge=1, le=256)] = Field(
         1, description="gunicorn workers; with 1 the engine runs inside it, with more in a process of its own"
     )
-    threads: Annotated[int, Field(ge=4, le=512)] = Field(24, description="threads per worker")
+    threads: Annotated[int, Field(ge=4, le=512)] = Field(48, description="threads per worker")
     reserved_threads: Annotated[int, Field(ge=1, le=64)] = Field(
-        4, description="threads per worker that only health, metrics and refusals may use"
+        8, description="threads per worker that only health, metrics and refusals may use"
     )
     connections: Annotated[int, Field(ge=16, le=100_000)] = Field(1000, description="open connections per worker")
     keepalive_s: Seconds = Field(15.0, description="seconds that an idle connection is kept")
     read_timeout_s: Seconds = Field(30.0, description="seconds that a client may take to send one request")
 
     max_body_bytes: Bytes = Field(32 * 2**20, description="largest request body")
+    buffer_bytes: Bytes = Field(
+        256 * 2**20, description="bytes of requests that are arriving, per worker; more are refused"
+    )
     max_image_bytes: Bytes = Field(20 * 2**20, description="largest encoded image")
     max_pixels: Bytes = Field(50_000_000, description="most pixels of one image, judged from its header")
     max_images: Annotated[int, Field(ge=1, le=4096)] = Field(64, description="most images in one request")
@@ -122,6 +125,12 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"CLEARSIGHT_RESERVED_THREADS ({self.reserved_threads}) must be below CLEARSIGHT_THREADS"
                 f" ({self.threads})"
+            )
+        places, batch = self.workers * self.tickets, self.max_batch * max(1, self.runners)
+        if batch > places:
+            raise ValueError(
+                f"CLEARSIGHT_MAX_BATCH x CLEARSIGHT_RUNNERS ({batch}) can never be filled: CLEARSIGHT_WORKERS x"
+                f" (CLEARSIGHT_THREADS - CLEARSIGHT_RESERVED_THREADS) is {places}"
             )
         if self.models and self.default_model not in self.models:
             raise ValueError(f"CLEARSIGHT_DEFAULT_MODEL ({self.default_model}) is not in CLEARSIGHT_MODELS")

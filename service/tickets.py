@@ -12,9 +12,8 @@ class Tickets:
         self.free = places
         self._lock = threading.Lock()
 
-    def acquire(self, blocking: bool = False) -> bool:
+    def acquire(self) -> bool:
         """Take a place if there is one; never waits."""
-        del blocking
         with self._lock:
             if self.free <= 0:
                 return False

@@ -37,6 +37,9 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class OneWrite(Response):  # type: ignore[misc]
     """gunicorn's response, with head and body in one packet."""
 
+    headers_sent: bool
+    _head = b""
+
     def send_headers(self) -> None:
         """Keep the head for the first bytes of the body."""
         if self.headers_sent:
@@ -141,9 +144,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             return False
         assert self._shared is not None
         settings = self._shared.settings
-        if conn.length > settings.max_body_bytes or not self._shared.tickets.free:
+        if conn.length > settings.max_body_bytes:
             return True
-        conn.refused = self._buffered + conn.length > settings.buffer_bytes
+        conn.refused = not self._shared.tickets.free or self._buffered + conn.length > settings.buffer_bytes
         return conn.refused
 
     def _register(self, conn: Connection) -> None:

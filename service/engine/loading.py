@@ -75,8 +75,9 @@ def prepare(
         return network.run(np.repeat(noise, n, axis=0), PROBABILITIES)
 
     sizes: tuple[int, ...] = (manifest.fixed_batch,) if manifest.fixed_batch else BUCKETS
-    if settings.max_batch:
-        sizes = tuple(size for size in sizes if size <= settings.max_batch) or sizes[:1]
+    most = settings.max_batch or max(1, settings.workers * settings.tickets // threading.runners)
+    if not manifest.fixed_batch:
+        sizes = tuple(size for size in sizes if size <= most)
     curve = measure_curve(run, sizes, settings.warmup_s, objective_s)
     lone_s = curve.latency(1)
     if device.provider == "cpu" and threading.threads == 1 < threading.cores and not manifest.fixed_batch:

@@ -100,6 +100,7 @@ class Link:
         poller.register(news, zmq.POLLIN)
         poller.register(monitor, zmq.POLLIN)
         bring_at = time.monotonic()
+        self._ask()
         while not self._stop.is_set():
             ready = dict(poller.poll(int(_BRING_S * 1000)))
             if monitor in ready:
@@ -117,6 +118,13 @@ class Link:
         news.disable_monitor()
         monitor.close()
         news.close()
+
+    def _ask(self) -> None:
+        """Ask for the present edition instead of waiting for the next one."""
+        try:
+            self._hear(News.decode(self.call("news", timeout_s=1.0)))
+        except ServiceError:
+            log.info("engine.awaited")
 
     def _lose(self, reason: str) -> None:
         if self.epoch:
