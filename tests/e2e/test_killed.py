@@ -1,0 +1,135 @@
+"""Processes that die or stop: what clients see, how long it lasts, and that nothing wrong is ever answered."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.running import Running, service, wait_for
+from tests.e2e.traffic import Sample, Traffic
+
+REFUSED = {"200", "503"}
+BROKEN = {"ConnectionResetError", "RemoteDisconnected", "BrokenPipeError", "ConnectionRefusedError"}
+
+
+@pytest.fixture(scope="module")
+def running(colors: tuple[Path, list[Sample]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One service with two workers and an engine process, which must survive every test of this file."""
+    with service(colors[0], tmp_path_factory.mktemp("killed"), workers=2, hang_s=4) as started:
+        yield started
+
+
+def test_a_killed_engine_is_replaced_and_nothing_wrong_is_answered(running: Running, samples: list[Sample]) -> None:
+    with Traffic(running.port, samples) as traffic:
+        traffic.after(300)
+        before = running.engine.pid
+        killed_at = time.monotonic()
+        running.engine.kill()
+        traffic.until(lambda: bool(traffic.report.statuses["503"]))
+        traffic.until(running.ready, running.cold_s + 3)
+        traffic.after(100)
+        recovered_s = time.monotonic() - killed_at
+        traffic.after(200)
+    assert running.engine.pid != before
+    assert traffic.report.wrong == []
+    assert set(traffic.report.statuses) <= REFUSED
+    assert traffic.report.longest_s < 5
+    assert recovered_s < running.cold_s + 3
+    assert running.metric("clearsight_engine_starts_total") == 2
+
+
+def test_a_killed_worker_takes_only_its_own_connections_with_it(running: Running, samples: list[Sample]) -> None:
+    with Traffic(running.port, samples) as traffic:
+        traffic.after(300)
+        victim = running.workers[0]
+        victim.kill()
+        traffic.after(300)
+        wait_for(
+            lambda: len(running.workers) == 2 and victim.pid not in [w.pid for w in running.workers], 20, "a worker"
+        )
+        traffic.after(200)
+    broken = sum(count for status, count in traffic.report.statuses.items() if status in BROKEN)
+    assert traffic.report.wrong == []
+    assert set(traffic.report.statuses) <= {"200", *BROKEN}
+    assert 0 < broken <= 2 * len(traffic._threads)
+
+
+def test_a_killed_gunicorn_master_is_replaced_on_the_same_socket(running: Running, samples: list[Sample]) -> None:
+    with Traffic(running.port, samples) as traffic:
+        traffic.after(300)
+        master = running.master.pid
+        running.master.kill()
+        wait_for(lambda: running.children("gunicorn") and running.master.pid != master, 20, "a new master")
+        traffic.after(300)
+    assert traffic.report.wrong == []
+    assert set(traffic.report.statuses) <= {*REFUSED, *BROKEN}
+    assert "ConnectionRefusedError" not in traffic.report.statuses
+
+
+def test_a_stopped_engine_is_noticed_and_replaced(running: Running, samples: list[Sample]) -> None:
+    with Traffic(running.port, samples) as traffic:
+        traffic.after(300)
+        stopped = running.engine
+        stopped_at = time.monotonic()
+        stopped.send_signal(signal.SIGSTOP)
+        wait_for(lambda: not psutil.pid_exists(stopped.pid) or stopped.status() == "zombie", 12, "its end")
+        assert time.monotonic() - stopped_at < 10
+        traffic.until(running.ready, running.cold_s + 5)
+        traffic.after(200)
+    assert traffic.report.wrong == []
+    assert set(traffic.report.statuses) <= REFUSED
+    assert traffic.report.longest_s < 5
+
+
+def test_sighup_renews_the_workers_without_a_failed_request(running: Running, samples: list[Sample]) -> None:
+    before = {worker.pid for worker in running.workers}
+    with Traffic(running.port, samples) as traffic:
+        traffic.after(300)
+        psutil.Process(running.pid).send_signal(signal.SIGHUP)
+        wait_for(lambda: not before & {worker.pid for worker in running.workers}, 30, "new workers")
+        traffic.after(300)
+    assert traffic.report.wrong == []
+    assert set(traffic.report.statuses) <= {"200", "RemoteDisconnected", "ConnectionResetError"}
+    closed = sum(traffic.report.statuses[name] for name in BROKEN)
+    assert closed <= len(traffic._threads), "only idle connections may close under a client"
+
+
+def test_sigterm_finishes_what_is_in_flight_and_exits_0(running: Running, samples: list[Sample]) -> None:
+    family = running.family()
+    with Traffic(running.port, samples) as traffic:
+        traffic.after(300)
+        assert running.stop() == 0
+    assert traffic.report.wrong == []
+    assert set(traffic.report.statuses) <= {"200", *BROKEN}
+    assert not any(member.is_running() and member.status() != "zombie" for member in family)
+    assert list(running.runtime.iterdir()) == []
+
+
+def test_children_die_with_a_killed_parent(store: Path, samples: list[Sample], tmp_path: Path) -> None:
+    with service(store, tmp_path, workers=2) as running:
+        family = running.family()
+        with Traffic(running.port, samples) as traffic:
+            traffic.after(100)
+            psutil.Process(running.pid).kill()
+            _, alive = psutil.wait_procs(family, timeout=10)
+        assert [member.pid for member in alive] == []
+        assert traffic.report.wrong == []
+
+
+def test_an_embedded_engine_comes_back_with_its_worker(store: Path, samples: list[Sample], tmp_path: Path) -> None:
+    with service(store, tmp_path, workers=1) as running:
+        assert running.children("service.engine") == []
+        with Traffic(running.port, samples) as traffic:
+            traffic.after(300)
+            running.workers[0].kill()
+            traffic.until(lambda: sum(traffic.report.statuses[name] for name in BROKEN) > 0)
+            recovered_s = traffic.after(100)
+        assert recovered_s < running.cold_s + 3
+        assert traffic.report.wrong == []
+        assert set(traffic.report.statuses) <= {*REFUSED, *BROKEN}
+        assert running.stop() == 0
