@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from service.commands import add_key
+from service.predict_command import add_predict
 from service.settings import describe_settings, read_settings
 
 
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     serve.set_defaults(run=_serve)
+    add_predict(commands)
     add_key(commands)
     given = parser.parse_args(arguments)
     return int(given.run(given))

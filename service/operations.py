@@ -106,7 +106,7 @@ _METADATA = _v2({200: {JSON: v2.ModelMetadata}}, (400, 404))
 _CONFIG = _v2({200: _OBJECT}, (400, 404))
 _MODEL_READY = _v2({200: _EMPTY}, (400, 404))
 _MODEL_INFER = _v2({200: _INFERRED}, READ_FAULTS, _INFER)
-_REFUSED = _v2({501: {JSON: v2.V2Error}})
+_REFUSED = _v2({400: {JSON: v2.V2Error}})
 _CHANGE = _v2({200: _EMPTY}, (400, 403, 404, 413), {JSON: own.LoadBody})
 _PAGE = Operation("Pages", {200: {"text/html": {"type": "string"}}})
 

@@ -32,7 +32,7 @@ _STATES = {"ready": "READY", "loading": "LOADING", "draining": "UNLOADING"}
 class Unsupported(ServiceError):
     """A part of the protocol's extensions that this server does not have."""
 
-    status = 501
+    status = 400
     code = "request.unsupported"
 
 

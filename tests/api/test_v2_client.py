@@ -209,7 +209,7 @@ def test_wrong_tensors_are_refused_in_words(
 def test_what_is_not_there_says_so(client: triton.InferenceServerClient, call: Any) -> None:
     with pytest.raises(InferenceServerException, match=r"not supported|environment|/metrics") as caught:
         call(client)
-    assert caught.value.status() == "501"
+    assert caught.value.status() == "400"
 
 
 @pytest.mark.parametrize(
