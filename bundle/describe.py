@@ -71,6 +71,8 @@ def _variant(m: Manifest, variant: Variant) -> str:
     for provider, by_size in variant.latency_ms.items():
         shown = ", ".join(f"{size}: {ms:.2f}" for size, ms in by_size.items())
         parts.append(f"ms by batch on {provider} {shown}")
+    if "cuda" not in variant.latency_ms and variant.latency_ms:
+        parts.append("cuda not measured")
     return ", ".join(parts)
 
 
