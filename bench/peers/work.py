@@ -46,7 +46,7 @@ class Work:
 
     def reply(self, probabilities: npt.NDArray[np.float32], info: InputInfo) -> dict[str, Any]:
         """Say what the service's `/predict` says."""
-        best = np.argsort(probabilities)[::-1][:TOP_K]
+        best = np.argsort(-probabilities, kind="stable")[:TOP_K]
         return {
             "request_id": uuid.uuid4().hex,
             "model": self.model,

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -20,6 +19,8 @@ import pytest
 import requests
 from PIL import Image
 from sklearn.datasets import load_sample_images
+
+from tests.running import free_port
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
@@ -47,7 +48,7 @@ class Stack:
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     """Build the images and start the project on free ports; afterwards remove it with its volumes."""
-    service, prometheus = f"127.0.0.1:{_free_port()}", f"127.0.0.1:{_free_port()}"
+    service, prometheus = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     environment = dict(os.environ) | {"CLEARSIGHT_PUBLISH": service, "PROMETHEUS_PUBLISH": prometheus}
     compose = [*_compose(), "--project-name", f"clearsight-test-{os.getpid()}", "--profile", "retrain"]
     stack = Stack(compose, f"http://{service}", f"http://{prometheus}", environment)
@@ -172,12 +173,6 @@ def _compose() -> list[str]:
 
 def _exec(stack: Stack, *words: str) -> str:
     return stack.run("exec", "-T", "service", *words).stdout.strip()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _photograph(width: int, height: int) -> bytes:
