@@ -87,6 +87,8 @@ class Options:
         return WITH_EMBEDDING if self.embedding else PROBABILITIES
 
 
+_RAW = ("application/octet-stream", "application/x-www-form-urlencoded")
+"""Types of a body that is the image itself; the second is what curl and urllib say of any body unless told otherwise."""
 ALL_CLASSES = 1 << 30
 _DEFAULTS = Options()
 
@@ -124,7 +126,7 @@ def flag_of(arguments: Mapping[str, str], name: str) -> bool:
 def check_length(request: Request, settings: Settings) -> None:
     """Refuse a body that says it is too large, before it is read, and unpack a compressed one.
 
-    Raises `BodyTooLarge`, `LengthRequired`, or what `inflate` does.
+    Raises `BodyTooLarge`, or what `inflate` does.
     """
     if "HTTP_CONTENT_ENCODING" in request.environ:
         inflate(request.environ, settings.max_body_bytes)
@@ -153,12 +155,12 @@ def read_body(request: Request, settings: Settings) -> bytes:
 def read_images(request: Request, settings: Settings, fields: tuple[str, ...] = ("image",)) -> tuple[list[bytes], bool]:
     """Return the encoded images of a request, and whether it asked for a list of results.
 
-    The body is an image itself (`image/*`, `application/octet-stream` or no type), `multipart/form-data` with one or
+    The body is an image itself (`image/*`, `application/octet-stream`, what curl says of any body, or no type), `multipart/form-data` with one or
     more parts named as the first of `fields` that is there, or JSON with base64: `{"image": "…"}` or a list.
     """
     check_length(request, settings)
     kind = (request.environ.get("CONTENT_TYPE") or "").partition(";")[0].strip().lower()
-    if not kind or kind.startswith("image/") or kind == "application/octet-stream":
+    if not kind or kind.startswith("image/") or kind in _RAW:
         return [read_body(request, settings)], False
     if kind == "multipart/form-data":
         images, many = _from_multipart(request, settings, fields)

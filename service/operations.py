@@ -23,7 +23,7 @@ _IMAGE_PARTS: dict[str, Any] = {
 }
 IMAGES: Content = {"application/octet-stream": _FILE, "multipart/form-data": _IMAGE_PARTS, JSON: own.ImagesBody}
 ONE_IMAGE: Content = {"application/octet-stream": _FILE}
-READ_FAULTS = (400, 404, 411, 413, 415, 422)
+READ_FAULTS = (400, 404, 413, 415, 422)
 """How a request with images may be refused for what is in it."""
 
 

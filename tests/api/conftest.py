@@ -26,8 +26,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(store: Path) -> Iterator[Running]:
-    """One real service for every test that leaves it as it found it."""
-    with serving(store, "colors") as running:
+    """One real service, two workers and their shared engine, for every test that leaves it as it found it."""
+    with serving(store, "colors", workers=2) as running:
         yield running
 
 
