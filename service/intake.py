@@ -88,7 +88,7 @@ class Options:
 
 
 _RAW = ("application/octet-stream", "application/x-www-form-urlencoded")
-"""Types of a body that is the image itself; the second is what curl and urllib say of any body unless told otherwise."""
+"""Types of a body that is the image itself; the second is what curl and urllib say of any body."""
 ALL_CLASSES = 1 << 30
 _DEFAULTS = Options()
 
@@ -155,8 +155,8 @@ def read_body(request: Request, settings: Settings) -> bytes:
 def read_images(request: Request, settings: Settings, fields: tuple[str, ...] = ("image",)) -> tuple[list[bytes], bool]:
     """Return the encoded images of a request, and whether it asked for a list of results.
 
-    The body is an image itself (`image/*`, `application/octet-stream`, what curl says of any body, or no type), `multipart/form-data` with one or
-    more parts named as the first of `fields` that is there, or JSON with base64: `{"image": "…"}` or a list.
+    The body is an image itself (`image/*`, no type, or one of `_RAW`), `multipart/form-data` with one or more parts
+    named as the first of `fields` that is there, or JSON with base64: `{"image": "…"}` or a list.
     """
     check_length(request, settings)
     kind = (request.environ.get("CONTENT_TYPE") or "").partition(";")[0].strip().lower()
