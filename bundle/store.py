@@ -208,6 +208,10 @@ class Store:
     def clear_stale(self, name: str) -> list[Path]:
         """Delete what killed publishers left; a staging folder at work is locked by its publisher and stays."""
         stale = []
+        with self.lock(name):  # whoever writes channels holds the lock, so what lies here now was left
+            for path in (self.root / name).glob(f".{CHANNELS_FILE}.*"):
+                path.unlink()
+                stale.append(path)
         for path in (self.root / name).glob(f"{_STAGING}*"):
             with _locked_folder(path) as free:
                 if free:

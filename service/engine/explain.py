@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import numpy.typing as npt
+from bundle.integrity import read_graph
 from bundle.store import Store
 
 from service.engine.devices import CPU
@@ -34,7 +35,7 @@ class Explainer:
         with self._lock:
             if self._digest != served.digest:
                 bundle = store.open(served.name, served.version)
-                self._session = open_session(bundle.read(file), CPU, 1)
+                self._session = open_session(read_graph(bundle, file), CPU, 1)
                 self._digest = served.digest
             maps: npt.NDArray[np.float32] = self._session.run(["cam"], {"image": rows})[0]  # type: ignore[attr-defined]
             return maps

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import structlog
 from bundle.errors import BundleError, BundleMissing, ClearsightError
+from bundle.integrity import read_graph
 from bundle.store import Bundle, Channels, Store
 
 from service.engine.batcher import Batcher
@@ -321,7 +322,7 @@ class Fleet:
         if self.device is not None and self._threading is not None:
             return self.device, self._threading
         try:
-            device, note = choose_device(self.settings, bundle.read(bundle.manifest.variants["fp32"].file))
+            device, note = choose_device(self.settings, read_graph(bundle, bundle.manifest.variants["fp32"].file))
         except DeviceUnavailable as error:
             self.fatal = error
             raise

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 from bundle.errors import BundleError
+from bundle.integrity import read_graph
 from bundle.manifest import VariantName
 from bundle.preprocess import preprocess
 from bundle.store import Bundle
@@ -64,7 +65,7 @@ def prepare(
 ) -> tuple[Network, Plan]:
     """Open one variant, replay the golden images on every session, and measure its curve. Raises `BundleError`."""
     manifest = bundle.manifest
-    model = bundle.read(manifest.variants[variant].file)
+    model = read_graph(bundle, manifest.variants[variant].file)
     network = _open(model, device, threading.threads, manifest.fixed_batch)
     replay_golden(bundle, variant, network)
     objective_s = settings.p99_objective_ms / 1000
@@ -104,6 +105,10 @@ def replay_golden(bundle: Bundle, variant: VariantName, network: Network, alone:
         difference = float(np.abs(got - np.asarray(golden.probabilities, np.float32)).max())
         if not difference <= tolerance:
             raise BundleError(f"{where}: {golden.file} differs by {difference:.2g}; {tolerance:.2g} is allowed")
+        wanted = int(np.argmax(golden.probabilities))
+        if int(got.argmax()) != wanted:
+            said = manifest.labels[int(got.argmax())]
+            raise BundleError(f"{where}: {golden.file} gives {said!r} instead of {manifest.labels[wanted]!r}")
 
 
 def _open(model: bytes, device: Device, threads: int, fixed_batch: int | None) -> Network:

@@ -1,0 +1,59 @@
+"""The service takes no graph that reaches outside its bundle, and no golden answer that changes its label."""
+
+from __future__ import annotations
+
+import json
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from bundle.errors import BundleError
+from bundle.store import Store, fact_of
+from service.engine.devices import CPU
+from service.engine.loading import Threading, load_lane
+from service.settings import Settings
+from tests.factory import publish_colors
+
+
+def external_data(model):
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/hostname")
+
+
+def foreign_operator(model):
+    model.graph.node.append(helper.make_node("Shell", ["image"], ["never"], domain="evil.example"))
+
+
+def close_call(values):
+    for image in values["golden"]["images"]:
+        image["probabilities"] = image["probabilities"][::-1]
+    values["golden"]["tolerance"]["fp32"]["cpu"] = 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "edit", "said"),
+    [
+        (external_data, None, "in another file"),
+        (foreign_operator, None, "operators of domain 'evil.example'"),
+        (None, close_call, "instead of"),
+    ],
+    ids=["external data", "foreign operator", "golden label"],
+)
+def test_such_a_bundle_is_refused_by_name(tmp_path, change, edit, said):
+    path = publish_colors(tmp_path).path
+    values = json.loads((path / "bundle.json").read_text())
+    if change:
+        model = onnx.load(path / "model.onnx")
+        change(model)
+        (path / "model.onnx").write_bytes(model.SerializeToString())
+        fact = fact_of(path / "model.onnx")
+        values["files"]["model.onnx"] = {"sha256": fact.sha256, "bytes": fact.bytes}
+    if edit:
+        edit(values)
+    (path / "bundle.json").write_text(json.dumps(values))
+    settings = Settings(store=tmp_path, default_model="colors", device="cpu", warmup_s=0.1)
+    with pytest.raises(BundleError, match=said):
+        load_lane(Store(tmp_path).open("colors"), CPU, Threading(1, 1, 1), settings)
