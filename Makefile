@@ -59,10 +59,7 @@ clean: ## remove the environment and caches
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.service $(VENV)/.training $(VENV)/.dev $(VENV)/.test-containers: $(VENV)/.dev ## build the images and run them together (needs docker or podman)
-	$(PY) -m pytest -m containers tests/containers
-
-bench: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.service $(VENV)/.training $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) --editable '.[$*]'
 	@$(PIP) --editable '.[fast]' >/dev/null 2>&1 || echo 'No C compiler: gunicorn parses HTTP in Python, a little slower.'
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.service $(VENV)/.training)
