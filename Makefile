@@ -7,7 +7,7 @@ MODEL  ?= digits
 RECIPE ?= training/recipes/digits.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format train export retrain bench up test-containers lock clean
+.PHONY: help serve test lint format train export retrain bench up fuzz audit test-containers lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,13 @@ test-containers: $(VENV)/.dev ## build the images and run them together (needs d
 
 bench: $(VENV)/.bench ## measure speed on this machine
 	$(PY) -m bench
+
+fuzz: $(VENV)/.dev ## fuzz decoding, the V2 parser and the whole API, FUZZ_FACTOR (50) times as long as `make test`
+	FUZZ_FACTOR=$${FUZZ_FACTOR:-50} $(PY) -m pytest --timeout 7200 \
+	  tests/bundle/test_preprocess_fuzz.py tests/service/test_v2_tensors.py tests/api/test_schemathesis.py
+
+audit: $(VENV)/.dev ## look for known vulnerabilities in the pinned dependencies (needs pypi.org)
+	$(PY) -m pip_audit --requirement constraints.txt --disable-pip --no-deps --strict
 
 up: ## docker compose up: the service and Prometheus
 	docker compose up --build

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +9,11 @@ from pathlib import Path
 import psutil
 import requests
 
+from tests.fuzzing import LONG, examples
 from tests.running import Running
 
-EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "3")
-SEED = [] if "FUZZ_EXAMPLES" in os.environ else ["--seed", "1"]
+EXAMPLES = str(examples(3))
+SEED = [] if LONG else ["--seed", "1"]
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
     "response_schema_conformance,unsupported_method"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from service.errors import RequestInvalid
 from service.v2.schema import InputTensor
 from service.v2.tensors import Output, Tensor, byte_strings, read_request, uint8_rows, write_response
+from tests.fuzzing import examples
 
 
 def body_of(document: object, tail: bytes = b"") -> tuple[bytes, str]:
@@ -117,7 +118,7 @@ def test_a_binary_size_that_does_not_fit_is_refused(size: object) -> None:
         read_request(*body_of({"inputs": [spec]}, b"xx"))
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.binary(max_size=200), st.one_of(st.none(), st.integers(-5, 300).map(str), st.text(max_size=5)))
 def test_random_bodies(body: bytes, length: str | None) -> None:
     with contextlib.suppress(RequestInvalid):
@@ -135,7 +136,7 @@ INPUTS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.lists(INPUTS, max_size=3), st.binary(max_size=60))
 def test_random_requests_with_tensors(inputs: list[object], tail: bytes) -> None:
     with contextlib.suppress(RequestInvalid):
