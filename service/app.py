@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from service import guards
 from service.context import Collaborators, Context, context
 from service.errors import BodyTooLarge, ServiceError
+from service.lean import LeanFlask
 from service.port import EnginePort
 from service.problems import note_fault, problem
 from service.routes import (
@@ -64,7 +65,7 @@ class HTTPFault(ServiceError):
 
 def create_app(settings: Settings, engine: EnginePort, draining: Callable[[], bool] = lambda: False) -> Flask:
     """Build the application around an engine that somebody else starts and stops."""
-    app = Flask("service", static_folder=None)
+    app = LeanFlask("service", static_folder=None)
     app.session_interface = NoSession()
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     shared = Collaborators(settings, engine, draining)
@@ -89,9 +90,9 @@ def _finish(response: Response) -> Response:
     ctx = context()
     stages = ctx.finish()
     headers = response.headers
-    headers["X-Content-Type-Options"] = "nosniff"
-    headers["X-Request-Id"] = ctx.request_id
-    headers["Server-Timing"] = ctx.server_timing()
+    headers.add("X-Content-Type-Options", "nosniff")
+    headers.add("X-Request-Id", ctx.request_id)
+    headers.add("Server-Timing", ctx.server_timing())
     rule = request.url_rule
     route = rule.rule if rule is not None else UNMATCHED
     status = response.status_code

@@ -17,8 +17,8 @@ class Connection:
     """A socket and the bytes that were read from it and not yet parsed. gunicorn's parser has the last word on them."""
 
     __slots__ = (
-        "client", "deadline", "expects", "head", "length", "need", "parser", "received", "refused", "registered",
-        "server", "sock",
+        "client", "complete", "deadline", "expects", "head", "length", "need", "parser", "received", "refused",
+        "registered", "server", "sock",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, client: Any, server: Any) -> None:
@@ -39,6 +39,8 @@ class Connection:
         self.need = 0
         """Bytes of the whole request, once its head is there; 0 before."""
         self.expects = False
+        self.complete = False
+        """Whether head and body were read before the request was handed on, so that nothing is left to drain."""
         self.refused = False
         """Set when the request is to be refused without reading its body."""
 
@@ -49,7 +51,8 @@ class Connection:
             return len(self.received) > _LARGEST_HEAD
         if self.need < 0:
             return self.received.endswith(_CHUNKED_END)
-        return len(self.received) >= self.need
+        self.complete = len(self.received) >= self.need
+        return self.complete
 
     def _read_head(self) -> bool:
         """Find the end of the head and the length of the body; a body in chunks has the need -1."""

@@ -18,48 +18,19 @@ from functools import partial
 from typing import Any
 
 from gunicorn import util
-from gunicorn.http import get_parser
 from gunicorn.http.errors import NoMoreData
-from gunicorn.http.wsgi import Response
 from gunicorn.workers.gthread import ThreadWorker
 
 from service.connection import Connection
 from service.context import Collaborators
 from service.environ import environ_of
+from service.http1 import PeerParser, Reply, Snapshot
 
 _LINGER_S = 0.004
 _SEND_S = 20.0
 _STOPPING_S = 0.5
 """A stopping worker keeps idle connections this long, for a request that is on its way."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class OneWrite(Response):  # type: ignore[misc]
-    """gunicorn's response, with head and body in one packet."""
-
-    headers_sent: bool
-    _head = b""
-
-    def send_headers(self) -> None:
-        """Keep the head for the first bytes of the body."""
-        if self.headers_sent:
-            return
-        lines = [*self.default_headers(), *(f"{name}: {value}\r\n" for name, value in self.headers), "\r\n"]
-        self._head = "".join(lines).encode("latin-1")
-        self.headers_sent = True
-
-    def _emit_body(self, data: bytes) -> None:
-        if self.chunked:
-            data = b"%X\r\n%b\r\n" % (len(data), data)
-        head, self._head = self._head, b""
-        self.sock.sendall(head + data if head else data)
-
-    def close(self) -> None:
-        """Send what is left."""
-        self.send_headers()
-        tail = self._head + (b"0\r\n\r\n" if self.chunked else b"")
-        if tail:
-            self.sock.sendall(tail)
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -70,7 +41,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._waiting: set[Connection] = set()
         self._buffered = 0
         self._ready: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
-        self._free = 0
+        self._snapshot = Snapshot(self.cfg)
         self._shared: Collaborators | None = None
         super().init_process()
 
@@ -241,7 +212,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _answer(self, conn: Connection) -> bool:
         """Answer one request; return whether the connection may go on."""
         if conn.parser is None:
-            conn.parser = get_parser(self.cfg, conn.sock, conn.client)
+            conn.parser = PeerParser(self._snapshot, conn.sock, conn.client)
         parser = conn.parser
         request = None
         try:
@@ -255,20 +226,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             return False
 
     def _respond(self, conn: Connection, request: Any) -> bool:
-        response = OneWrite(request, conn.sock, self.cfg)
-        if not self.alive:
-            response.force_close()
-        body = self.wsgi(environ_of(request, conn), response.start_response)
+        reply = Reply()
+        body = self.wsgi(environ_of(request, conn), reply.start)
         try:
-            for part in body:
-                response.write(part)
-            response.close()
+            close = request.should_close() or not self.alive
+            conn.sock.sendall(reply.encode(body, request, close))
         finally:
             if hasattr(body, "close"):
                 body.close()
-        if response.should_close():
-            return False
-        return bool(conn.parser.finish_body(deadline=time.monotonic() + 1.0))
+        return not close and (conn.complete or bool(conn.parser.finish_body(deadline=time.monotonic() + 1.0)))
 
 
 def _late() -> bytes:

@@ -10,6 +10,7 @@ from flask import Blueprint, Response, request
 from service.classify import Classified, Target, admitted, classify
 from service.context import context
 from service.intake import Options, deadline_of, integer_of, options_of, read_images
+from service.lean import LeanResponse
 from service.problems import problem_fields
 from service.rendering import extras_of, many_answer, result_text, single_answer, text_of
 
@@ -33,7 +34,7 @@ def predict() -> Response:
         classified = classify(ctx, served, images, target, options.outputs, alone=not many)
     body = answer_text(ctx.request_id, classified, options, many)
     ctx.mark("encode")
-    response = Response(body, content_type="application/json")
+    response = LeanResponse(body, content_type="application/json")
     response.headers["Clearsight-Provider"] = classified.served.provider
     return response
 

@@ -100,10 +100,14 @@ class Running:
         """The engine's process."""
         return self.children("service.engine")[0]
 
+    def masters(self) -> list[psutil.Process]:
+        """gunicorn's masters: the children whose parent is ours; none for a moment after one was killed."""
+        return [child for child in self.children("gunicorn") if child.ppid() == self.pid]
+
     @property
     def master(self) -> psutil.Process:
-        """gunicorn's master: the child whose parent is ours."""
-        return next(child for child in self.children("gunicorn") if child.ppid() == self.pid)
+        """The gunicorn master that runs."""
+        return wait_for(self.masters, 20, "gunicorn")[-1]
 
     @property
     def workers(self) -> list[psutil.Process]:

@@ -1,0 +1,98 @@
+"""An open loop: requests leave at their times whether or not earlier ones were answered."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tests.e2e.traffic import Sample, check
+
+
+@dataclass
+class Load:
+    """What an open loop saw."""
+
+    seconds: float
+    statuses: Counter[int] = field(default_factory=Counter)
+    latencies_s: list[float] = field(default_factory=list)
+    """Of answers with status 200, from the moment the request was due."""
+    retry_after_s: list[int] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    unanswered: int = 0
+    slowest_probe_s: float = 0.0
+
+    def quantile(self, share: float) -> float:
+        """Return a quantile of the latencies in seconds."""
+        return float(np.quantile(self.latencies_s, share))
+
+
+def offer(port: int, samples: list[Sample], rate: float, seconds: float, connections: int = 128) -> Load:
+    """Offer Poisson arrivals at a rate for some seconds, on at most so many connections, probing health beside it."""
+    return asyncio.run(_offer(port, samples, rate, seconds, connections))
+
+
+async def _offer(port: int, samples: list[Sample], rate: float, seconds: float, connections: int) -> Load:
+    load = Load(seconds)
+    pool: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter] | None] = asyncio.Queue()
+    for _ in range(connections):
+        pool.put_nowait(None)
+    draw = random.Random(3)
+    began = time.monotonic()
+    due, tasks = 0.0, []
+    probes = asyncio.create_task(_probe(port, load))
+    while due < seconds:
+        await asyncio.sleep(max(0.0, began + due - time.monotonic()))
+        sample = samples[len(tasks) % len(samples)]
+        tasks.append(asyncio.create_task(_request(port, pool, sample, began + due, load)))
+        due += draw.expovariate(rate)
+    done, pending = await asyncio.wait(tasks, timeout=30)
+    load.unanswered = len(pending) + sum(1 for task in done if task.exception())
+    probes.cancel()
+    while not pool.empty():
+        if connection := pool.get_nowait():
+            connection[1].close()
+    return load
+
+
+async def _request(port: int, pool: asyncio.Queue, sample: Sample, due: float, load: Load) -> None:  # type: ignore[type-arg]
+    connection = await pool.get() or await asyncio.open_connection("127.0.0.1", port)
+    status, headers, body = await _post(*connection, sample.data)
+    load.statuses[status] += 1
+    if status == 200:
+        load.latencies_s.append(time.monotonic() - due)
+        if fault := check(sample, body)[1]:
+            load.wrong.append(fault)
+    elif b"retry-after" in headers:
+        load.retry_after_s.append(int(headers[b"retry-after"]))
+    if headers.get(b"connection") == b"close":
+        connection[1].close()
+        connection = None
+    pool.put_nowait(connection)
+
+
+async def _post(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes
+) -> tuple[int, dict[bytes, bytes], bytes]:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: %d\r\n\r\n" % len(data)
+    writer.write(head + data)
+    raw = await reader.readuntil(b"\r\n\r\n")
+    lines = raw.split(b"\r\n")
+    headers = {k.lower(): v.strip() for k, _, v in (line.partition(b":") for line in lines[1:] if line)}
+    return int(lines[0].split()[1]), headers, await reader.readexactly(int(headers[b"content-length"]))
+
+
+async def _probe(port: int, load: Load) -> None:
+    """Ask for health four times a second and keep the slowest answer."""
+    while True:
+        began = time.monotonic()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await reader.read()
+        writer.close()
+        load.slowest_probe_s = max(load.slowest_probe_s, time.monotonic() - began)
+        await asyncio.sleep(0.25)

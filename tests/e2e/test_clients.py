@@ -1,0 +1,136 @@
+"""Clients that are slow, leave, or are too many."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.openloop import offer
+from tests.e2e.running import Running, service
+from tests.e2e.traffic import Sample, Traffic
+
+THREADS = 12
+STANDIN = Path(__file__).parent / "standin"
+SHAPES = {"embedded": {"workers": 1}, "shared": {"workers": 2}}
+
+
+class SlowClients:
+    """Twice as many clients as there are threads: half a head, a byte now and then, gone in the middle of a body."""
+
+    def __init__(self, port: int, count: int) -> None:
+        self._stop = threading.Event()
+        self._sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
+        self._thread = threading.Thread(target=self._drip)
+
+    def __enter__(self) -> SlowClients:
+        head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 50000\r\n"
+        for index, client in enumerate(self._sockets):
+            client.sendall(head[:40] if index % 3 == 0 else head + b"\r\n" + b"x" * 100)
+            if index % 3 == 2:
+                client.close()
+        self._thread.start()
+        return self
+
+    def _drip(self) -> None:
+        while not self._stop.wait(0.2):
+            for index, client in enumerate(self._sockets):
+                if index % 3 == 1:
+                    with contextlib.suppress(OSError):
+                        client.send(b"x")
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        for client in self._sockets:
+            client.close()
+
+
+@pytest.fixture(scope="module")
+def running(colors: tuple[Path, list[Sample]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("slow")
+    with service(colors[0], folder, threads=THREADS, reserved_threads=4, read_timeout_s=3) as started:
+        yield started
+
+
+def test_slow_clients_cost_the_others_little(running: Running, samples: list[Sample]) -> None:
+    with Traffic(running.port, samples, clients=4) as quiet:
+        quiet.after(400)
+    with SlowClients(running.port, 2 * THREADS), Traffic(running.port, samples, clients=4) as beside:
+        beside.after(400)
+        assert running.get("/livez", timeout_s=1)[0] == 200
+    assert beside.report.wrong == []
+    assert dict(beside.report.statuses) == {"200": beside.good()}
+    assert beside.report.p99() <= 2 * quiet.report.p99() + 0.02, "0.02 s: what a busy test machine adds by itself"
+
+
+def test_a_request_that_does_not_arrive_in_time_is_told_so(running: Running) -> None:
+    with socket.create_connection(("127.0.0.1", running.port)) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+        client.settimeout(15)
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"request.timeout" in answer
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\nabc", b"413"),
+        (b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", b"422 415"),
+        (b"GARBAGE\r\n\r\n", b"400"),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", b"200"),
+        (b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n", b"200"),
+        (b"GET /livez HTTP/1.0\r\n\r\n", b"200"),
+    ],
+    ids=["too-large", "chunked", "garbage", "get", "head", "http-1.0"],
+)
+def test_the_worker_speaks_http(running: Running, request_bytes: bytes, status: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", running.port)) as client:
+        client.settimeout(10)
+        client.sendall(request_bytes)
+        assert client.recv(4096).split(b" ", 2)[1] in status.split()
+
+
+def test_requests_in_one_packet_are_answered_in_order(running: Running) -> None:
+    with socket.create_connection(("127.0.0.1", running.port)) as client:
+        client.settimeout(10)
+        client.sendall(
+            b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404"]
+
+
+def test_a_body_that_asks_for_100_continue_gets_it(running: Running, samples: list[Sample]) -> None:
+    data = samples[0].data
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\nExpect: 100-continue\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", running.port)) as client:
+        client.settimeout(10)
+        client.sendall(head.encode())
+        assert client.recv(4096).startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+        client.sendall(data)
+        answer = client.recv(65536)
+    assert b"HTTP/1.1 200 OK" in answer
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_four_times_the_capacity_is_refused_quickly_and_the_rest_is_served_in_time(
+    store: Path, samples: list[Sample], tmp_path: Path, shape: dict[str, int]
+) -> None:
+    """The stand-in does 100 images a second; 400 arrive, whatever the service does, on 128 connections."""
+    with service(store, tmp_path, STANDIN, p99_objective_ms=1000, runners=1, max_batch=4, **shape) as running:
+        peak = offer(running.port, samples, rate=95, seconds=3)
+        load = offer(running.port, samples, rate=400, seconds=6)
+        assert running.get("/livez", timeout_s=2)[0] == 200
+    assert set(load.statuses) <= {200, 503}
+    assert load.wrong == []
+    assert load.unanswered == 0
+    assert load.statuses[200] / load.seconds >= 0.85 * peak.statuses[200] / peak.seconds
+    assert load.quantile(0.99) <= 2.5, "the objective of 1 s and a busy test machine; a queue without end gives 18 s"
+    assert load.slowest_probe_s < 2
+    assert all(1 <= seconds <= 30 for seconds in load.retry_after_s)
