@@ -7,7 +7,7 @@ MODEL  ?= digits
 RECIPE ?= training/recipes/digits.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format train export retrain bench up fuzz audit test-containers lock clean
+.PHONY: help serve test faults soak lint format train export retrain bench up fuzz audit test-containers lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,12 @@ retrain: $(VENV)/.training ## fine-tune MODEL=<name> from its champion and promo
 
 test-containers: $(VENV)/.dev ## build the images and run them together (needs docker or podman)
 	$(PY) -m pytest -m containers tests/containers
+
+faults: $(VENV)/.dev ## kill, stop, flood and starve a running service, three times over
+	for turn in 1 2 3; do $(PY) -m pytest -q tests/e2e || exit 1; done
+
+soak: $(VENV)/.dev ## ten minutes of traffic; fails when memory or file descriptors grow (MINUTES=10)
+	$(PY) -m tests.e2e.soak $(or $(MINUTES),10)
 
 bench: $(VENV)/.bench ## measure speed on this machine
 	$(PY) -m bench

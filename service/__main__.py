@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from service.commands import add_key
+from service.operator_commands import add_drain, add_tune
 from service.predict_command import add_predict
 from service.settings import describe_settings, read_settings
 
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.set_defaults(run=_serve)
     add_predict(commands)
     add_key(commands)
+    add_drain(commands)
+    add_tune(commands)
     given = parser.parse_args(arguments)
     return int(given.run(given))
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from service.checks import check_request
 from service.engine.batcher import Batcher
 from service.engine.explain import Explainer
 from service.engine.fleet import Fleet
 from service.engine.plan import predict_latency
 from service.engine.rates import Rates
 from service.engine.work import AwaitedWork, Lane, Work
-from service.errors import DeadlineExceeded, EngineUnavailable, ModelRetired, RequestInvalid
+from service.errors import DeadlineExceeded, EngineUnavailable, ModelRetired
 from service.metrics import Metrics
 from service.port import PROBABILITIES, Answer, EngineState, ModelStatus, Rows, ServedModel
 from service.settings import Settings
@@ -68,7 +69,7 @@ class Engine:
         """See `EnginePort.infer`."""
         lane, batcher = self.lane_of(served), self.batcher
         assert batcher is not None
-        check_request(lane, rows, outputs)
+        check_request(served, rows, outputs)
         works = [AwaitedWork(part, outputs, deadline, gone) for part in split(rows, lane.plan.cap)]
         if len(works) == 1:
             batcher.run_or_submit(lane, works[0])
@@ -160,17 +161,6 @@ class Engine:
     def metrics_text(self) -> bytes:
         """See `EnginePort.metrics_text`."""
         return self.metrics.text()
-
-
-def check_request(lane: Lane, rows: Rows, outputs: tuple[str, ...]) -> None:
-    """Refuse rows of another shape and outputs that the graph does not have. Raises `RequestInvalid`."""
-    manifest = lane.served.manifest
-    shape = (manifest.height, manifest.width, manifest.preprocessing.channels)
-    if rows.dtype != np.uint8 or rows.ndim != 4 or rows.shape[1:] != shape or not len(rows):
-        raise RequestInvalid(f"The model takes uint8 [n, {', '.join(map(str, shape))}], not {rows.dtype} {rows.shape}.")
-    for name in outputs:
-        if name not in lane.network.output_names:
-            raise RequestInvalid(f"No output {name!r}; there are {', '.join(lane.network.output_names)}.")
 
 
 def split(rows: Rows, cap: int) -> list[Rows]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import zmq
 
+from service.checks import check_request
 from service.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -110,6 +111,7 @@ class EngineClient:
         gone: Callable[[], bool] | None = None,
     ) -> Answer:
         """See `EnginePort.infer`."""
+        check_request(served, rows, outputs)
         epoch, socket = self._socket()
         number = next(self._numbers).to_bytes(8, "big")
         try:

@@ -19,7 +19,7 @@ import structlog
 import zmq
 from bundle.errors import ClearsightError
 
-from service.engine.engine import Engine, check_request, join, split
+from service.engine.engine import Engine, join, split
 from service.engine.work import Work
 from service.errors import ModelRetired, ServiceError
 from service.instance import Instance
@@ -162,7 +162,6 @@ class Server:
         shape = (images, recipe.height, recipe.width, recipe.preprocessing.channels)
         rows = np.frombuffer(frames[5], np.uint8).reshape(shape)
         outputs = tuple(frames[4].decode().split(","))
-        check_request(lane, rows, outputs)
         request = _Request(self, who, number, lambda: self._wait_ahead_s(served))
         parts = split(rows, lane.plan.cap)
         works = [_RemoteWork(part, outputs, deadline, request, at) for at, part in enumerate(parts)]

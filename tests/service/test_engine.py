@@ -1,0 +1,156 @@
+"""The engine in both of its places: devices, variants, quota, life cycle and what crosses the sockets."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bundle.store import Store
+from service.engine.devices import CPU, choose_device, cuda, provider_of
+from service.engine.engine import Engine, running
+from service.engine.network import Network, open_session, run_bound
+from service.engine.quota import available_cores
+from service.engine.variants import rank_variants
+from service.errors import DeviceUnavailable, ModelNotReady, ModelRetired, ModelUnknown, RequestInvalid, VersionUnknown
+from service.metrics import Metrics
+from service.port import EnginePort
+from service.settings import Settings
+from tests.factory import publish_colors
+
+
+def rows(n: int) -> Any:
+    return np.random.default_rng(n).integers(0, 256, (n, 8, 8, 3), np.uint8)
+
+
+def soon() -> float:
+    return time.monotonic() + 20
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 130], ids=["one", "two", "seven", "more-than-a-batch"])
+def test_every_row_gets_its_own_answer(port: EnginePort, store: Path, n: int) -> None:
+    served = port.resolve(None, None)
+    images = rows(n)
+    answer = port.infer(served, images, deadline=soon(), outputs=("probabilities", "embedding"))
+    bundle = Store(store).open("colors")
+    session = open_session(bundle.read("model.onnx"), CPU, 1)
+    expected = session.run(["probabilities", "embedding"], {"image": images})
+    np.testing.assert_allclose(answer.outputs["probabilities"], expected[0], atol=1e-6)
+    np.testing.assert_allclose(answer.outputs["embedding"], expected[1], atol=1e-5)
+    assert answer.model is served
+    assert set(answer.timings) == {"queue", "assemble", "infer"}
+
+
+def test_what_cannot_be_run_is_named(port: EnginePort) -> None:
+    served = port.resolve("colors", 1)
+    with pytest.raises(RequestInvalid, match="uint8"):
+        port.infer(served, np.zeros((1, 9, 9, 3), np.uint8), deadline=soon())
+    with pytest.raises(RequestInvalid, match="No output 'nothing'"):
+        port.infer(served, rows(1), deadline=soon(), outputs=("nothing",))
+    with pytest.raises(ModelUnknown, match="colors"):
+        port.resolve("nobody", None)
+    with pytest.raises(VersionUnknown, match="1"):
+        port.resolve("colors", 7)
+
+
+def test_a_replaced_version_is_retired_and_its_successor_answers(port: EnginePort, store: Path) -> None:
+    old = port.resolve(None, None)
+    publish_colors(store, gain=2.0)
+    port.reload()
+    end = time.monotonic() + 10
+    while port.resolve(None, None).version == 1:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert port.infer(port.resolve(None, None), rows(1), deadline=soon()).model.version == 2
+    with pytest.raises(ModelRetired):
+        port.infer(old, rows(1), deadline=soon())
+
+
+def test_a_bad_version_leaves_the_old_one_serving(port: EnginePort, store: Path) -> None:
+    bad = publish_colors(store, champion=False, gain=3.0)
+    (bad.path / "model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(ModelNotReady, match=r"model\.onnx"):
+        port.load("colors", bad.manifest.version)
+    assert port.resolve(None, None).version == 1
+    assert port.infer(port.resolve(None, None), rows(1), deadline=soon()).model.version == 1
+
+
+def test_a_version_can_be_loaded_beside_the_champion_and_unloaded(port: EnginePort, store: Path) -> None:
+    publish_colors(store, champion=False, gain=2.0)
+    port.load("colors", 2)
+    end = time.monotonic() + 10
+    while {s.version: s.state for s in port.models()}.get(2) != "ready":
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert port.infer(port.resolve("colors", 2), rows(1), deadline=soon()).model.version == 2
+    port.unload("colors", 2)
+    end = time.monotonic() + 10
+    while {s.version: s.state for s in port.models()}.get(2) != "unloaded":
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_batching_explains_itself(port: EnginePort) -> None:
+    answer = port.batching(rate=50.0)
+    assert answer["cap"] >= 1
+    assert answer["curve_ms"]["1"] > 0
+    assert answer["predicted_p99_ms"] > 0
+
+
+def test_cuda_or_nothing_does_not_start_without_cuda(store: Path) -> None:
+    bundle = Store(store).open("colors")
+    settings = Settings(store=store, device="cuda!")
+    model = bundle.read("model.onnx")
+    session = open_session(model, cuda(settings), 1)
+    if provider_of(session) == "cuda":
+        assert choose_device(settings, model)[0].provider == "cuda"
+        return
+    with pytest.raises(DeviceUnavailable, match="cuda!"):
+        choose_device(settings, model)
+
+
+def test_cuda_preferred_says_what_runs_instead(store: Path) -> None:
+    with running(Engine(Settings(store=store, default_model="colors", device="cuda?"), Metrics())) as engine:
+        state = engine.state()
+        served = engine.resolve(None, None)
+    assert state.device == f"cuda? -> {served.provider}"
+    assert served.provider == "cuda" or any("CUDA" in problem for problem in state.problems)
+
+
+@pytest.mark.parametrize("make", [lambda s: CPU, cuda], ids=["cpu", "cuda"])
+def test_bound_and_padded_runs_give_the_same_rows(store: Path, make: Any) -> None:
+    device = make(Settings(store=store))
+    session = open_session(Store(store).open("colors").read("model.onnx"), device, 1)
+    network = Network(session, device, None)
+    images = rows(5)
+    plain = session.run(["probabilities"], {"image": images})[0]
+    np.testing.assert_allclose(run_bound(session, images, ["probabilities"])[0], plain, atol=1e-5)
+    np.testing.assert_allclose(network.run(images, ["probabilities"])["probabilities"], plain, atol=1e-5)
+    assert network.padded_size(5) == (8 if device.pads else 5)
+
+
+def test_int8_is_never_tried_on_cuda(store: Path) -> None:
+    manifest = Store(store).open("colors").manifest
+    for wanted in ("auto", "int8"):
+        assert rank_variants(manifest, "cuda", wanted, 0.01) == ["fp32"]
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [({"cpu.max": "150000 100000"}, 1), ({"cpu.max": "max 100000"}, None), ({}, None)],
+    ids=["one-and-a-half", "unlimited", "no-cgroup"],
+)
+def test_cores_are_what_the_control_group_allows(tmp_path: Path, files: dict[str, str], cores: int | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    unlimited = available_cores(tmp_path / "none", tmp_path / "none")
+    assert available_cores(tmp_path / "cpu.max", tmp_path / "none") == (cores or unlimited)
+
+
+def test_the_old_control_group_counts_too(tmp_path: Path) -> None:
+    (tmp_path / "cpu.cfs_quota_us").write_text("100000")
+    (tmp_path / "cpu.cfs_period_us").write_text("100000")
+    assert available_cores(tmp_path / "none", tmp_path) == 1
