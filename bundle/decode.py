@@ -39,6 +39,8 @@ _TRANSPOSE = {
 }
 _UNDO = {**_TRANSPOSE, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 _ORIENTATION_TAG = 0x0112
+_METADATA = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"})
+"""Where Pillow looks for the orientation."""
 _TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 322, 323
 _READ_BLOCK = 65_536  # what Pillow feeds its decoders at a time
 
@@ -153,6 +155,8 @@ def _check_cost(image: Image.Image, data: bytes, limits: Limits) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format != "TIFF" and _METADATA.isdisjoint(image.info):  # building an empty Exif takes longer than looking
+        return 1
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except ImageError:

@@ -90,6 +90,7 @@ def _finish(response: Response) -> Response:
     ctx = context()
     stages = ctx.finish()
     headers = response.headers
+    # `add` does not look for an earlier value, and there is none.
     headers.add("X-Content-Type-Options", "nosniff")
     headers.add("X-Request-Id", ctx.request_id)
     headers.add("Server-Timing", ctx.server_timing())
