@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import bundle.store as bundle_store
+import training.gate as gate
 import training.retrain as retrain
 from bundle.store import Store
 from training.recipe import Gate
@@ -41,7 +42,8 @@ def run_job(root: Path, prepared: Prepared, moment: int | None) -> None:
 
     retrain.train = deadly(lambda *_, **__: prepared.run)
     retrain.export = deadly(lambda _: pickle.loads(prepared.exported.read_bytes()))
-    retrain.judge = deadly(lambda champion, candidate, held_out, _: judge(champion, candidate, held_out, LENIENT))
+    gate.measure_latency = lambda graphs, sizes: {name: {size: [1.0] for size in sizes} for name in graphs}
+    retrain.judge = deadly(lambda champion, candidate, held_out, _: judge(champion, candidate, held_out, Gate()))
     for name in ("write_bytes", "write_text", "rename", "replace", "mkdir"):
         setattr(pathlib.Path, name, deadly(getattr(pathlib.Path, name)))
     bundle_store._fsync = deadly(bundle_store._fsync)
@@ -49,5 +51,4 @@ def run_job(root: Path, prepared: Prepared, moment: int | None) -> None:
     retrain.retrain(retrain.Job("digits", Store(root)))
 
 
-LENIENT = Gate(max_latency_ratio=1000.0)
 judge = retrain.judge
