@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bundle.errors import ImageError
 from bundle.preprocess import Limits, preprocess
-from tests.fuzzing import examples
+from tests.fuzzing import fuzzed
 from tests.images import encode, photo, recipe
 
 SEEDS = [
@@ -39,13 +39,13 @@ def check(data: bytes) -> None:
         assert prepared.info.width * prepared.info.height <= LIMITS.max_pixels
 
 
-@settings(max_examples=examples(100))
+@fuzzed(100)
 @given(st.binary(max_size=300))
 def test_random_bytes(data: bytes) -> None:
     check(data)
 
 
-@settings(max_examples=examples(400), deadline=2000)
+@fuzzed(400)
 @given(st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0, 1 << 16), st.binary(max_size=6)), max_size=8))
 def test_damaged_files(seed: bytes, edits: list[tuple[int, bytes]]) -> None:
     """Real files with bytes overwritten anywhere, the header first of all."""
@@ -56,13 +56,13 @@ def test_damaged_files(seed: bytes, edits: list[tuple[int, bytes]]) -> None:
     check(bytes(data))
 
 
-@settings(max_examples=examples(200), deadline=2000)
+@fuzzed(200)
 @given(st.sampled_from(SEEDS), st.integers(0, 1 << 16), st.binary(max_size=20))
 def test_cut_files_with_a_tail(seed: bytes, at: int, tail: bytes) -> None:
     check(seed[: at % len(seed)] + tail)
 
 
-@settings(max_examples=examples(150), deadline=2000)
+@fuzzed(150)
 @given(
     st.integers(1, 400), st.integers(1, 400), st.integers(1, 64), st.integers(1, 64), st.sampled_from(["rgb", "grey"])
 )

@@ -8,13 +8,13 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import RequestInvalid
 from service.v2.schema import InputTensor
 from service.v2.tensors import Output, Tensor, byte_strings, read_request, uint8_rows, write_response
-from tests.fuzzing import examples
+from tests.fuzzing import fuzzed
 
 
 def body_of(document: object, tail: bytes = b"") -> tuple[bytes, str]:
@@ -26,6 +26,7 @@ def tensor(shape: list[int], datatype: str, raw: bytes | None = None, data: obje
     return Tensor(InputTensor(name="image", shape=shape, datatype=datatype, data=data), raw)
 
 
+@fuzzed(100)
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=6))
 def test_bytes_elements_survive_the_wire(elements: list[bytes]) -> None:
     raw = b"".join(struct.pack("<I", len(e)) + e for e in elements)
@@ -37,6 +38,7 @@ def test_bytes_elements_survive_the_wire(elements: list[bytes]) -> None:
     assert byte_strings(tensors[0], 64) == elements
 
 
+@fuzzed(100)
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20))
 def test_binary_answers_hold_the_exact_floats(values: list[float]) -> None:
     row = np.array([values], np.float32)
@@ -118,7 +120,7 @@ def test_a_binary_size_that_does_not_fit_is_refused(size: object) -> None:
         read_request(*body_of({"inputs": [spec]}, b"xx"))
 
 
-@settings(max_examples=examples(300))
+@fuzzed(300)
 @given(st.binary(max_size=200), st.one_of(st.none(), st.integers(-5, 300).map(str), st.text(max_size=5)))
 def test_random_bodies(body: bytes, length: str | None) -> None:
     with contextlib.suppress(RequestInvalid):
@@ -136,7 +138,7 @@ INPUTS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=examples(400))
+@fuzzed(400)
 @given(st.lists(INPUTS, max_size=3), st.binary(max_size=60))
 def test_random_requests_with_tensors(inputs: list[object], tail: bytes) -> None:
     with contextlib.suppress(RequestInvalid):
