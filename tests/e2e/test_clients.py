@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.openloop import offer
-from tests.e2e.running import Running, service
+from tests.e2e.running import ROOT, Running, service
 from tests.e2e.traffic import Sample, Traffic
 
 THREADS = 12
@@ -116,6 +119,20 @@ def test_a_body_that_asks_for_100_continue_gets_it(running: Running, samples: li
         client.sendall(data)
         answer = client.recv(65536)
     assert b"HTTP/1.1 200 OK" in answer
+
+
+def test_draining_lets_readiness_fall_and_goes_on_answering(running: Running, samples: list[Sample]) -> None:
+    """The last test of this service: it does not come back from it."""
+    environment = {**running.environment, "CLEARSIGHT_PORT": str(running.port)}
+    command = [sys.executable, "-m", "service", "drain", "--pause", "0"]
+    assert subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
+    code, body = running.get("/readyz")
+    assert (code, json.loads(body)["problems"][0]) == (503, "the service is draining")
+    with Traffic(running.port, samples, clients=2) as traffic:
+        traffic.after(20)
+    assert dict(traffic.report.statuses) == {"200": traffic.good()}
+    assert running.stop() == 0
+    assert subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 1
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())

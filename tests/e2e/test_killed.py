@@ -24,6 +24,15 @@ def running(colors: tuple[Path, list[Sample]], tmp_path_factory: pytest.TempPath
         yield started
 
 
+def test_only_the_engine_s_process_holds_onnxruntime(running: Running) -> None:
+    def loaded(member: psutil.Process) -> bool:
+        return "onnxruntime" in Path(f"/proc/{member.pid}/maps").read_text()
+
+    assert len(running.workers) == 2
+    assert not any(loaded(member) for member in running.family() if member.pid != running.engine.pid)
+    assert loaded(running.engine)
+
+
 def test_a_killed_engine_is_replaced_and_nothing_wrong_is_answered(running: Running, samples: list[Sample]) -> None:
     with Traffic(running.port, samples) as traffic:
         traffic.after(300)

@@ -1,0 +1,74 @@
+"""What the processes of one service agree on: folders, settings of the start, counts that cross between them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.instance import ENVIRONMENT, Instance
+from service.metrics import Metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(**settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **{f"CLEARSIGHT_{name.upper()}": value for name, value in settings.items()}}
+    command = [sys.executable, "-m", "service", "serve"]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_two_services_on_one_host_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT, "")
+    first, second = Instance.create(tmp_path), Instance.create(tmp_path)
+    first.introduce(os.getpid(), 8001)
+    second.introduce(os.getpid(), 8002)
+    assert first.engine_address != second.engine_address
+    assert first.folder.stat().st_mode & 0o777 == 0o700
+    second.begin_draining()
+    assert (first.draining(), second.draining()) == (False, True)
+    found = Instance.of_port(tmp_path, 8002)
+    assert found is not None
+    assert (found[0].folder, found[1]) == (second.folder, os.getpid())
+    assert Instance.of_port(tmp_path, 8003) is None
+
+
+def test_a_port_that_is_taken_stops_the_start_with_its_name(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = start(port=str(taken.getsockname()[1]), runtime=str(tmp_path), store=str(tmp_path))
+    assert done.returncode == 2
+    assert "CLEARSIGHT_PORT" in done.stderr
+
+
+def test_cuda_that_is_demanded_and_not_there_stops_the_start_with_exit_code_3(store: Path, tmp_path: Path) -> None:
+    if Path("/dev/nvidiactl").exists():
+        return  # here it is there, and the service would start
+    done = start(port="0", runtime=str(tmp_path), store=str(store), default_model="colors", device="cuda!")
+    assert done.returncode == 3
+    assert "cuda!" in done.stderr
+
+
+def test_counts_cross_processes_once_and_are_kept_while_they_cannot() -> None:
+    worker, engine = Metrics(), Metrics()
+    for _ in range(3):
+        worker.observe("/predict", 200, {"total": 0.2, "decode": 0.1})
+    worker.reject("queue.full")
+    worker.flush()
+    batch = worker.take()
+    assert batch is not None
+    worker.put_back(batch)
+    worker.observe("/predict", 200, {"total": 0.2, "decode": 0.1})
+    worker.flush()
+    again = worker.take()
+    assert again is not None
+    engine.merge(again)
+    assert worker.take() is None
+    text = engine.text().decode()
+    assert 'clearsight_requests_total{route="/predict",status="200"} 4.0' in text
+    assert 'clearsight_rejected_total{reason="queue.full"} 1.0' in text
+    assert 'clearsight_stage_duration_seconds_count{stage="decode"} 4.0' in text
+    assert 'clearsight_request_duration_seconds_sum{route="/predict"} 0.8' in text
