@@ -44,6 +44,10 @@ class Data(Section):
     """Leave out images that cannot be decoded, instead of stopping with their paths."""
     feedback: str | None = None
     """Folder of newly labelled images, one folder per class; they join the training and validation images."""
+    loading: Literal["auto", "memory", "stream"] = "auto"
+    """`memory`: decoded once, fast for small images; `stream`: decoded in every epoch, memory does not grow."""
+    workers: Annotated[int, Field(ge=1)] = 4
+    """Threads that decode streamed images."""
     validation_fraction: Fraction = 0.1
     """Share of the images that choose the best epoch; by content hash, so an image never changes sides."""
     test_fraction: Fraction = 0.2
@@ -96,6 +100,8 @@ class Model(Section):
 
     name: str = "resnet8"
     options: dict[str, Any] = {}
+    weights: str | None = None
+    """Start from these: `DEFAULT` (torchvision's for ImageNet), a web address, or a local .pth or .safetensors file."""
 
 
 class Augment(Section):
@@ -105,6 +111,16 @@ class Augment(Section):
     """Shift by up to this many pixels each way, the edge reflected; 4 is usual for 32x32."""
     flip: bool = False
     """Mirror half of the images; not for digits or text."""
+    scale: tuple[Positive, Positive] | None = None
+    """Random scale of streamed photographs before a random crop, such as [1.0, 1.5] times the resize."""
+    randaugment: Annotated[int, Field(ge=0, le=30)] = 0
+    """Magnitude of two random operations on every image (RandAugment); 0 is off, 9 is usual."""
+    mixup: NotNegative = 0.0
+    """Alpha of mixup; 0 is off, 0.2 is usual."""
+    cutmix: NotNegative = 0.0
+    """Alpha of CutMix; 0 is off, 1.0 is usual. With mixup, either is chosen for each batch."""
+    erasing: Fraction = 0.0
+    """Probability of erasing a random rectangle of an image."""
 
 
 class Train(Section):
@@ -113,23 +129,44 @@ class Train(Section):
     epochs: Annotated[int, Field(ge=1)] = 30
     batch_size: Annotated[int, Field(ge=1)] = 64
     seed: Annotated[int, Field(ge=0)] = 0
-    optimizer: Literal["sgd"] = "sgd"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Positive = 0.1
     """Peak of the schedule. Lower it when the loss is not a number or jumps; raise it when it falls slowly."""
     momentum: Fraction = 0.9
     weight_decay: NotNegative = 5e-4
     """Never applied to biases and normalisation weights."""
-    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    schedule: Literal["one-cycle", "cosine", "step", "constant"] = "one-cycle"
+    step_at: tuple[Fraction, ...] = (0.5, 0.75)
+    """Where `step` divides the learning rate by ten, as shares of all steps."""
     warmup_fraction: Fraction = 0.2
     """Share of all steps in which the learning rate rises from zero to its peak."""
+    loss: Literal["cross_entropy", "hinge"] = "cross_entropy"
+    """`hinge` is the multi-class hinge loss of a support vector machine."""
     label_smoothing: Fraction = 0.0
+    balance: Literal["none", "loss", "sampling"] = "none"
+    """Against imbalance: weigh each class's loss, or draw each class, in inverse proportion to its images."""
+    clip_norm: Positive | None = None
+    """Largest norm of all gradients together."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Parts that a batch is computed in, one after the other, where it does not fit into memory at once."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop after this many epochs without a better validation accuracy."""
+    freeze: tuple[str, ...] = ()
+    """Parts of the network that stay as they are, by their first names, such as ["conv1", "bn1", "layer1"]."""
+    rates: dict[str, Positive] = {}
+    """Learning rates of parts as shares of `learning_rate`, such as {layer4 = 0.1}."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = False
+    """Compile the network with torch.compile: minutes at the start, faster steps afterwards."""
+    tensorboard: bool = False
+    """Write TensorBoard scalars to the run's `tensorboard/`."""
     ema_decay: Fraction = 0.0
     """Decay per step of the averaged weights that are evaluated and kept; 0 turns the average off."""
     small_fraction: Fraction = 0.0
     """Share of the epochs, at the beginning, that see images shrunk to `small_side`: cheaper, learned from as well."""
     small_side: Annotated[int, Field(ge=8)] | None = None
     """Pixels of the shorter side in those epochs; three quarters of the full size is a good choice."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """`bf16` is faster on processors that compute in it, and far slower on those that emulate it: measure."""
     channels_last: bool = True
 
@@ -184,6 +221,13 @@ class Recipe(Section):
             raise ValueError("train.small_fraction and train.small_side go together")
         if side is not None and side >= min(self.input.height, self.input.width):
             raise ValueError(f"train.small_side {side} is not smaller than the image")
+        return self
+
+    @model_validator(mode="after")
+    def _loss_fits(self) -> Recipe:
+        mixing = self.augment.mixup or self.augment.cutmix
+        if self.train.loss == "hinge" and (mixing or self.train.label_smoothing):
+            raise ValueError("train.loss hinge takes whole classes: no mixup, cutmix or label_smoothing with it")
         return self
 
     @model_validator(mode="after")

@@ -11,7 +11,8 @@ def learning_rate_factor(step: int, steps: int, train: Train) -> float:
     """Return the factor for `step` of `steps`, in (0, 1].
 
     `one-cycle` rises and falls linearly to zero (Smith and Topin 2017, https://arxiv.org/abs/1708.07120, in the shape
-    of Page's DAWNBench entry); `cosine` falls along half a cosine after the same warm-up; `constant` stays.
+    of Page's DAWNBench entry); `cosine` falls along half a cosine after the same warm-up; `step`
+    divides by ten at each of `step_at`; `constant` stays.
     """
     warmup = train.warmup_fraction * steps
     if step < warmup:
@@ -21,4 +22,6 @@ def learning_rate_factor(step: int, steps: int, train: Train) -> float:
         return max(1.0 - done, 1.0 / steps)
     if train.schedule == "cosine":
         return max(0.5 * (1 + math.cos(math.pi * done)), 1e-4)
+    if train.schedule == "step":
+        return 0.1 ** sum(step >= share * steps for share in train.step_at)
     return 1.0

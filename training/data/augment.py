@@ -41,7 +41,8 @@ class Normalise:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Normalise a batch."""
-        return (pixels.float() * self.scale - self.offset).permute(0, 3, 1, 2)
+        scale, offset = self.scale.to(pixels.device), self.offset.to(pixels.device)
+        return (pixels.float() * scale - offset).permute(0, 3, 1, 2)
 
 
 def shrink(x: Tensor, side: int) -> Tensor:

@@ -1,0 +1,253 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import save_file
+
+from training.averaging import AveragedModel
+from training.data import open_dataset
+from training.data.feed import MemoryFeed, StreamFeed, open_feed
+from training.data.vary import Vary
+from training.errors import RecipeError, RunError
+from training.loss import class_weights, make_loss
+from training.models import build
+from training.optimizer import parameter_groups
+from training.pretrained import transfer
+from training.recipe import Augment, Train, parse_recipe
+from training.runs import load_run
+from training.schedule import learning_rate_factor
+from training.train import train
+
+FAST = {"epochs": 1, "batch_size": 256}
+
+
+def trained(tmp_path, **sections):
+    values = {"model": {"name": "perceptron"}, **sections, "train": {**FAST, **sections.get("train", {})}}
+    return load_run(train(parse_recipe(values), runs=tmp_path))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "adamw", "learning_rate": 0.003},
+        {"schedule": "cosine", "clip_norm": 1.0},
+        {"schedule": "step", "step_at": [0.3]},
+        {"loss": "hinge", "learning_rate": 0.01},
+        {"balance": "loss"},
+        {"balance": "sampling"},
+        {"precision": "bf16"},
+        {"ema_decay": 0.9},
+        {"label_smoothing": 0.1, "tensorboard": True},
+        {"accumulate": 4},
+    ],
+    ids=lambda settings: ",".join(f"{k}={v}" for k, v in settings.items()),
+)
+def test_every_choice_of_the_recipe_learns(tmp_path, settings):
+    run = trained(tmp_path, train={"epochs": 4, "batch_size": 64, **settings})
+    log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
+    assert max(line["validation_accuracy"] for line in log) > 0.35
+    assert (run.path / "tensorboard").exists() == bool(settings.get("tensorboard"))
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        {"randaugment": 5},
+        {"mixup": 0.2},
+        {"cutmix": 1.0},
+        {"mixup": 0.2, "cutmix": 1.0},
+        {"erasing": 0.5},
+        {"flip": True},
+    ],
+    ids=str,
+)
+def test_every_augmentation_trains(tmp_path, augment):
+    assert trained(tmp_path, augment=augment).path.joinpath("test.json").exists()
+
+
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch(tmp_path):
+    whole, parts = (trained(tmp_path, train={"accumulate": n}).model.state_dict() for n in (1, 3))
+    assert all(torch.allclose(value, parts[name], atol=1e-5) for name, value in whole.items())
+
+
+def test_early_stopping_ends_after_patience_without_a_better_epoch(tmp_path):
+    run = trained(tmp_path, train={"epochs": 50, "learning_rate": 1e-7, "patience": 3, "warmup_fraction": 0.0})
+    log = [json.loads(line) for line in (run.path / "log.jsonl").read_text().splitlines()]
+    assert len(log) < 50
+    assert not any(line["best"] for line in log[-3:]) and log[-4]["best"]
+
+
+def test_mixed_targets_are_shares_of_classes():
+    _, targets = Vary(Augment(mixup=0.2), 10).normalised(torch.randn(8, 1, 8, 8), torch.arange(8))
+    assert targets.shape == (8, 10)
+    assert torch.allclose(targets.sum(dim=1), torch.ones(8))
+
+
+def test_class_weights_are_inverse_to_counts_and_one_on_average():
+    targets = torch.tensor([0] * 90 + [1] * 10)
+    weights = class_weights(targets, 2)
+    assert weights[1] / weights[0] == pytest.approx(9.0)
+    assert weights[targets].mean() == pytest.approx(1.0)
+
+
+def test_the_hinge_loss_sums_the_margins_of_the_wrong_classes():
+    loss = make_loss(Train(loss="hinge"), torch.tensor([0]), 3)
+    assert loss(torch.tensor([[3.2, 5.1, -1.7]]), torch.tensor([0])).item() == pytest.approx(2.9, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "middle", "end"), [("one-cycle", 0.625, 0.0), ("cosine", 0.69, 0.0), ("step", 0.1, 0.01)]
+)
+def test_the_schedules_rise_and_fall(schedule, middle, end):
+    train = Train(schedule=schedule, warmup_fraction=0.2)
+    factors = [learning_rate_factor(step, 1000, train) for step in range(1000)]
+    assert factors[0] < 0.01 and max(factors) == pytest.approx(1.0, abs=0.01)
+    assert factors[500] == pytest.approx(middle, abs=0.01)
+    assert factors[999] == pytest.approx(end, abs=0.011)
+    assert all(factor > 0 for factor in factors)
+
+
+def test_norms_and_biases_do_not_decay_and_parts_have_their_own_rate():
+    model = build("resnet8", classes=10, channels=1, input_size=(8, 8))
+    groups = parameter_groups(model, Train(weight_decay=0.1, rates={"stage1": 0.5}))
+    assert sum(p.numel() for g in groups for p in g["params"]) == sum(p.numel() for p in model.parameters())
+    assert all((g["weight_decay"] > 0) == (p.ndim > 1) for g in groups for p in g["params"])
+    slow = {id(p) for g in groups if g["share"] == 0.5 for p in g["params"]}
+    assert slow == {id(p) for p in model.stage1.parameters()}
+
+
+def test_frozen_parts_stay_as_they_are_statistics_included(tmp_path):
+    run = trained(tmp_path, model={"name": "resnet8"}, train={"freeze": ["conv", "bn", "stage1"]})
+    torch.manual_seed(0)
+    fresh = build("resnet8", classes=10, channels=1, input_size=(8, 8)).state_dict()
+    same = {name for name, value in run.model.state_dict().items() if torch.equal(value, fresh[name])}
+    assert {name for name in fresh if name.split(".")[0] in ("conv", "bn", "stage1")} <= same
+    assert "head.weight" not in same
+
+
+@pytest.mark.parametrize("setting", [{"freeze": ["layer9"]}, {"rates": {"layer9": 0.1}}], ids=["freeze", "rates"])
+def test_a_part_that_the_network_has_not_is_refused(tmp_path, setting):
+    with pytest.raises(RecipeError, match=r"no part layer9; it has body, head"):
+        trained(tmp_path, train=setting)
+
+
+def test_the_average_follows_its_formula():
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    average = AveragedModel(model, 0.5)
+    torch.nn.init.ones_(model.weight)
+    average.update(model)
+    assert average.model.weight.item() == pytest.approx(0.9)  # decay 1/10 at first
+    average.update(model)
+    assert average.model.weight.item() == pytest.approx(1 - 0.1 * 2 / 11)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_pretrained_file_replaces_only_the_head(tmp_path, suffix):
+    theirs = torchvision.models.resnet18(num_classes=7).state_dict()
+    path = tmp_path / f"weights.{suffix}"
+    save_file(theirs, path) if suffix == "safetensors" else torch.save(theirs, path)
+    model = build("resnet18", classes=3, channels=3, input_size=(64, 64))
+    found = transfer(model, "resnet18", str(path))
+    assert found.replaced == found.skipped == ("fc.bias", "fc.weight")
+    assert len(found.loaded) == len(theirs) - 2
+    assert torch.equal(model.layer4[1].conv2.weight, theirs["layer4.1.conv2.weight"])
+
+
+def test_any_other_difference_of_pretrained_weights_is_an_error(tmp_path):
+    theirs = torchvision.models.resnet18(num_classes=3).state_dict()
+    for change, words in (
+        ({"conv1.weight": torch.zeros(64, 1, 7, 7)}, r"conv1\.weight is \(64, 1, 7, 7\)"),
+        ({"extra": torch.zeros(1)}, "extra is unexpected"),
+    ):
+        torch.save({**theirs, **change}, tmp_path / "weights.pth")
+        with pytest.raises(RunError, match=words):
+            transfer(
+                build("resnet18", classes=3, channels=3, input_size=(64, 64)), "resnet18", str(tmp_path / "weights.pth")
+            )
+
+
+def test_a_run_reports_what_it_took_from_pretrained_weights(tmp_path):
+    torch.save(build("resnet8", classes=4, channels=1, input_size=(8, 8)).state_dict(), tmp_path / "weights.pth")
+    run = trained(tmp_path / "runs", model={"name": "resnet8", "weights": str(tmp_path / "weights.pth")})
+    assert run.facts["transfer"]["replaced"] == ["head.bias", "head.weight"]
+    assert "conv.weight" in run.facts["transfer"]["loaded"]
+
+
+def photographs(root: Path, count: int = 24) -> Path:
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (root / label).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(rng.integers(0, 256, (40, 56, 3), np.uint8)).save(root / label / f"{label}{number}.png")
+    return root
+
+
+def test_streamed_images_are_the_same_pixels_as_those_in_memory(tmp_path):
+    values = {"input": {"height": 16, "width": 16, "color": "rgb", "resize_size": 20}, "augment": {"flip": True}}
+    recipe = parse_recipe({**values, "data": {"source": "folder", "path": str(photographs(tmp_path))}})
+    split = open_dataset("made", recipe.data).train
+    memory = open_feed(split, recipe)
+    stream = StreamFeed(split, recipe.input.preprocessing(), recipe.augment, 2)
+    assert isinstance(memory, MemoryFeed)
+    for (left, _), (right, _) in zip(memory.ordered(batch_size=7), stream.ordered(batch_size=7), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_streamed_crops_are_random_but_follow_from_the_seed(tmp_path):
+    values = {"input": {"height": 16, "width": 16, "color": "rgb"}, "augment": {"flip": True, "scale": [1.0, 2.0]}}
+    recipe = parse_recipe({**values, "data": {"source": "folder", "path": str(photographs(tmp_path))}})
+    feed = open_feed(open_dataset("made", recipe.data).train, recipe)
+    assert isinstance(feed, StreamFeed)
+    order = list(torch.split(torch.arange(len(feed)), 8))
+    first, again, other = (torch.cat([pixels for pixels, _ in feed.augmented(order, seed)]) for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert first.shape == (len(feed), 16, 16, 3)
+
+
+def test_photographs_train_from_a_stream(tmp_path):
+    recipe = parse_recipe(
+        {
+            "data": {"source": "folder", "path": str(photographs(tmp_path / "photos")), "loading": "stream"},
+            "input": {"height": 16, "width": 16, "color": "rgb"},
+            "augment": {"scale": [1.0, 1.5], "flip": True},
+            "model": {"name": "resnet8"},
+            "train": FAST,
+        }
+    )
+    assert load_run(train(recipe, runs=tmp_path / "runs")).labels == ("a", "b")
+
+
+def test_two_processes_train_as_one_does(tmp_path):
+    """torchrun with gloo: the accuracy of one process within noise, metrics over uneven shards, one writer."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "training"]
+    command += [
+        "train",
+        "digits",
+        "--runs",
+        str(tmp_path / "two"),
+        "--set",
+        "train.epochs=6",
+        "--set",
+        "train.batch_size=127",
+    ]
+    command += ["--set", "model.name=perceptron", "--set", "augment.crop_padding=0"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    [two] = (tmp_path / "two").iterdir()
+    assert done.stdout.count("epoch   6/6") == 1
+    one = trained(tmp_path / "one", train={"epochs": 6, "batch_size": 127})
+    lines = [json.loads((run / "log.jsonl").read_text().splitlines()[-1]) for run in (one.path, two)]
+    assert lines[0]["train_loss"] == pytest.approx(lines[1]["train_loss"], rel=0.02)
+    assert lines[0]["validation_accuracy"] == pytest.approx(lines[1]["validation_accuracy"], abs=0.02)
+    weights = [load_run(run).model.state_dict() for run in (one.path, two)]
+    assert all(torch.allclose(value, weights[1][name], atol=1e-2) for name, value in weights[0].items())

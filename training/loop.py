@@ -1,0 +1,195 @@
+"""The epochs of a run, and what is kept between them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.checkpoint import load, save, write_bytes
+from training.curves import plot_curves
+from training.data.augment import Normalise, shrink
+from training.data.feed import Feed
+from training.data.vary import Vary
+from training.distributed import World
+from training.errors import TrainingError
+from training.loss import class_weights, make_loss
+from training.optimizer import freeze, set_rate, train_mode
+from training.recipe import Recipe
+from training.runs import BEST_FILE, LAST_FILE, LOG_FILE, load_weights, make_model
+from training.scalars import Scalars
+from training.schedule import learning_rate_factor
+from training.step import Stepper
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of the log. Losses are in nats; the training figures are over the augmented images as they passed."""
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+    best: bool
+
+
+Progress = Callable[[Epoch, int], None]
+BatchProgress = Callable[[int, int, int], None]
+"""Called with the epoch, the batches done and the batches in it."""
+
+
+class Loop:
+    """The state of a run between epochs. Every random choice of an epoch follows from the seed and its number."""
+
+    def __init__(
+        self,
+        path: Path,
+        recipe: Recipe,
+        feeds: dict[str, Feed],
+        classes: int,
+        normalise: Normalise,
+        world: World,
+        warm_start: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.path, self.recipe, self.world, self.normalise = path, recipe, world, normalise
+        self.feed, self.validation, self.classes = feeds["train"], feeds["validation"], classes
+        self.device = pick_device(recipe.train.device)
+        torch.manual_seed(recipe.train.seed)
+        torch.set_flush_denormal(True)  # weights that decayed to almost nothing slow a CPU down many times
+        model = make_model(recipe, classes)
+        if warm_start is not None:
+            load_weights(model, dict(warm_start), Path("the weights to start from"))
+        freeze(model, recipe.train.freeze)
+        if recipe.train.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        loss = make_loss(recipe.train, self.feed.targets, classes)
+        self.stepper = Stepper(model.to(self.device), recipe.train, loss, world, self.device)
+        self.vary = Vary(recipe.augment, classes)
+        self.scalars = Scalars(path / "tensorboard" if recipe.train.tensorboard and world.writes else None)
+        self.history: list[dict[str, Any]] = []
+        if (path / LAST_FILE).exists():
+            state = load(path / LAST_FILE)
+            self.stepper.restore(state)
+            self.history = state["history"]
+
+    def run(self, progress: Progress | None, on_batch: BatchProgress | None = None) -> None:
+        """Train the epochs that are left."""
+        while not self.finished():
+            epoch = self._epoch(len(self.history) + 1, on_batch)
+            self.history.append(asdict(epoch))
+            if self.world.writes:
+                self._keep(epoch)
+                if progress:
+                    progress(epoch, self.recipe.train.epochs)
+            self.world.wait()
+        self.scalars.close()
+
+    def finished(self) -> bool:
+        """All epochs are done, or the last `patience` of them brought nothing better."""
+        patience = self.recipe.train.patience
+        stale = patience is not None and len(self.history) > patience
+        return len(self.history) >= self.recipe.train.epochs or (
+            stale and not any(line["best"] for line in self.history[-(patience or 0) :])
+        )
+
+    def _epoch(self, number: int, on_batch: BatchProgress | None) -> Epoch:
+        started = time.monotonic()
+        loss, accuracy, rate = self._pass(number, on_batch)
+        seconds = time.monotonic() - started
+        if not loss < float("inf"):
+            raise TrainingError(f"the loss is {loss} in epoch {number}: lower train.learning_rate")
+        validation_loss, validation_accuracy = self._validate()
+        return Epoch(
+            epoch=number,
+            train_loss=round(loss, 5),
+            train_accuracy=round(accuracy, 5),
+            validation_loss=round(validation_loss, 5),
+            validation_accuracy=round(validation_accuracy, 5),
+            learning_rate=round(rate, 6),
+            seconds=round(seconds, 3),
+            images_per_second=round(len(self.feed) / seconds, 1),
+            best=validation_accuracy > max((e["validation_accuracy"] + 5e-6 for e in self.history), default=-1.0),
+        )
+
+    def _pass(self, number: int, on_batch: BatchProgress | None) -> tuple[float, float, float]:
+        """Train on every image once; return the mean loss, the accuracy and the last learning rate."""
+        train, seed = self.recipe.train, self.recipe.train.seed * 1_000_003 + number
+        torch.manual_seed(seed + self.world.rank * 7_919)  # dropout, mixing and RandAugment draw from here
+        train_mode(self.stepper.model, train.freeze)
+        order = self._order(seed)
+        sums, rate = torch.zeros(2, dtype=torch.float64), 0.0
+        batches = self.feed.augmented([self.world.share(batch) for batch in order], seed)
+        for index, (pixels, targets) in enumerate(batches):
+            step = (number - 1) * len(order) + index
+            rate = train.learning_rate * learning_rate_factor(step, train.epochs * len(order), train)
+            set_rate(self.stepper.optimizer, rate)
+            x, wanted = self._prepare(pixels, targets, number)
+            loss, correct = self.stepper.step(x, wanted, len(order[index]))
+            sums += torch.stack([loss.double(), correct.double()]).cpu()
+            if on_batch and self.world.writes:
+                on_batch(number, index + 1, len(order))
+        loss_sum, correct_sum = self.world.sum(sums).tolist()
+        return loss_sum / len(self.feed), correct_sum / len(self.feed), rate
+
+    def _order(self, seed: int) -> list[Tensor]:
+        """Return the epoch's batches of indices, equal in all processes; a last batch too small to share is merged."""
+        generator = torch.Generator().manual_seed(seed)
+        if self.recipe.train.balance == "sampling":
+            weights = class_weights(self.feed.targets, self.classes)[self.feed.targets]
+            indices = torch.multinomial(weights, len(self.feed), replacement=True, generator=generator)
+        else:
+            indices = torch.randperm(len(self.feed), generator=generator)
+        batches = list(torch.split(indices, self.recipe.train.batch_size))
+        if len(batches) > 1 and len(batches[-1]) < 2 * self.world.size:
+            last = batches.pop()
+            batches[-1] = torch.cat([batches[-1], last])
+        return batches
+
+    def _prepare(self, pixels: Tensor, targets: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        train = self.recipe.train
+        x = self.normalise(self.vary.pixels(pixels).to(self.device, non_blocking=True))
+        if train.small_side and number <= train.small_fraction * train.epochs:
+            x = shrink(x, train.small_side)
+        return self.vary.normalised(x, targets.to(self.device, non_blocking=True))
+
+    @torch.inference_mode()
+    def _validate(self) -> tuple[float, float]:
+        """Return loss and accuracy of the averaged weights, exact over however many processes share the images."""
+        model = self.stepper.average.model
+        self.world.same_weights(model)
+        model.eval()
+        sums = torch.zeros(2, dtype=torch.float64)
+        for pixels, targets in self.validation.ordered(self.world.share(torch.arange(len(self.validation)))):
+            logits, wanted = model(self.normalise(pixels.to(self.device))).float(), targets.to(self.device)
+            loss = F.cross_entropy(logits, wanted, reduction="sum").double()
+            sums += torch.stack([loss, (logits.argmax(dim=1) == wanted).sum().double()]).cpu()
+        loss_sum, correct = self.world.sum(sums).tolist()
+        return loss_sum / len(self.validation), correct / len(self.validation)
+
+    def _keep(self, epoch: Epoch) -> None:
+        """Write the checkpoints; `last.pt` goes last, because it decides where a resumed run goes on."""
+        if epoch.best:
+            weights = self.stepper.average.model.state_dict()
+            save(self.path / BEST_FILE, {name: value.detach().cpu().contiguous() for name, value in weights.items()})
+        write_bytes(self.path / LOG_FILE, "".join(json.dumps(line) + "\n" for line in self.history).encode())
+        plot_curves(self.history, self.path / "curves.png")
+        self.scalars.write(self.history[-1])
+        save(self.path / LAST_FILE, {**self.stepper.state(), "history": self.history})
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the recipe's device; `auto` takes CUDA where there is one. Raises `TrainingError` where it is missing."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("train.device is cuda, but torch finds no CUDA device; use auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,107 @@
+"""`report.html` of a run: one file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bundle.manifest import Preprocessing
+from bundle.preprocess import preprocess
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from training.checkpoint import write_bytes
+from training.curves import draw_curves
+from training.data.dataset import Split
+from training.evaluate import Floats, score
+from training.plots import as_svg, draw_confusion, draw_reliability
+from training.reading import read_curves
+from training.recipe import parse_recipe
+from training.runs import LOG_FILE, read_facts
+
+REPORT_FILE = "report.html"
+WORST = 24
+THUMBNAIL_PIXELS = 96
+
+
+def write_report(path: Path, test: Split | None, probabilities: Floats | None) -> Path:
+    """Write `report.html` into a run folder and return it.
+
+    `probabilities` [n, classes] are the model's for `test`; without them the page holds the curves only.
+    """
+    facts = read_facts(path)
+    recipe, labels = parse_recipe(facts["recipe"]), facts["labels"]
+    history = [json.loads(line) for line in (path / LOG_FILE).read_text().splitlines()]
+    shown: dict[str, Any] = {"evaluation": None, "errors": []}
+    if test is not None and probabilities is not None:
+        targets = np.array(test.targets())
+        evaluation = score(probabilities, targets, labels)
+        shown = {
+            "evaluation": evaluation,
+            "confusion": as_svg(draw_confusion(evaluation, labels)),
+            "reliability": as_svg(draw_reliability(probabilities, targets)),
+            "errors": worst_errors(test, probabilities, labels, recipe.input.preprocessing()),
+        }
+    page = render(
+        "report.html",
+        title=f"{recipe.name}: {recipe.model.name}",
+        subtitle=f"{path.name} · {len(history)} epochs, {sum(line['seconds'] for line in history) / 60:.1f} minutes",
+        curves=as_svg(draw_curves(history)),
+        readings=read_curves(history),
+        command=f"python -m training train {path.name}/run.json" + (" --data FOLDER" if recipe.data.path else ""),
+        facts=_flat({**facts["data"], **facts["environment"], "started": facts["started"]}),
+        recipe=_flat(facts["recipe"]),
+        **shown,
+    )
+    write_bytes(path / REPORT_FILE, page.encode())
+    return path / REPORT_FILE
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template that lies beside this module; everything put in is escaped."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    return (
+        Environment(loader=loader, autoescape=True, undefined=StrictUndefined).get_template(template).render(**values)
+    )
+
+
+def worst_errors(
+    split: Split, probabilities: Floats, labels: list[str], preprocessing: Preprocessing
+) -> list[dict[str, Any]]:
+    """Return the wrong answers of most confidence, with thumbnails of what the network saw."""
+    answered, targets = probabilities.argmax(axis=1), np.array(split.targets())
+    wrong = np.flatnonzero(answered != targets)
+    worst = wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:WORST]
+    return [
+        {
+            "thumbnail": thumbnail(preprocess(split.encoded(index), preprocessing).pixels),
+            "true": labels[targets[index]],
+            "answered": labels[answered[index]],
+            "confidence": float(probabilities[index].max()),
+            "origin": "/".join(Path(split.origin(index)).parts[-2:]),
+        }
+        for index in map(int, worst)
+    ]
+
+
+def thumbnail(pixels: np.ndarray) -> str:
+    """Return uint8 [h, w, c] as a small PNG in a `data:` address."""
+    image = Image.fromarray(pixels.squeeze() if pixels.shape[-1] == 1 else pixels)
+    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
