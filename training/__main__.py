@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from bundle.errors import ClearsightError
 
-from training.commands import evaluate, export, retrain, train
+from training.commands import data_report, describe, evaluate, export, find, report, retrain, train
 
-COMMANDS = (train, evaluate, export, retrain)
+COMMANDS = (train, evaluate, export, retrain, describe, data_report, find, report)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -105,7 +105,7 @@ class Loop:
 
     def _epoch(self, number: int, on_batch: BatchProgress | None) -> Epoch:
         started = time.monotonic()
-        loss, accuracy, rate = self._pass(number, on_batch)
+        loss, accuracy, rate = self.learn(number, on_batch)
         seconds = time.monotonic() - started
         if not loss < float("inf"):
             raise TrainingError(f"the loss is {loss} in epoch {number}: lower train.learning_rate")
@@ -122,7 +122,7 @@ class Loop:
             best=validation_accuracy > max((e["validation_accuracy"] + 5e-6 for e in self.history), default=-1.0),
         )
 
-    def _pass(self, number: int, on_batch: BatchProgress | None) -> tuple[float, float, float]:
+    def learn(self, number: int, on_batch: BatchProgress | None) -> tuple[float, float, float]:
         """Train on every image once; return the mean loss, the accuracy and the last learning rate."""
         train, seed = self.recipe.train, self.recipe.train.seed * 1_000_003 + number
         torch.manual_seed(seed + self.world.rank * 7_919)  # dropout, mixing and RandAugment draw from here

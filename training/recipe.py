@@ -238,25 +238,33 @@ class Recipe(Section):
 
 
 def load_recipe(source: Path | str, overrides: list[str] | None = None, data: str | None = None) -> Recipe:
-    """Read a recipe file, or a shipped recipe by its name, and apply `key=value` overrides such as `train.epochs=5`.
+    """Read a recipe and apply `key=value` overrides such as `train.epochs=5`.
 
+    `source` is a TOML file, the name of a shipped recipe, or the `run.json` of a run, to train that again.
     A value is read as TOML where it is TOML, else as text. Raises `RecipeError` naming the key.
     """
     path = Path(source)
     if not path.exists() and (RECIPES / f"{source}.toml").exists():
         path = RECIPES / f"{source}.toml"
-    try:
-        values = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        shipped = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
-        raise RecipeError(f"{source}: no such recipe; shipped recipes: {shipped}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise RecipeError(f"{source}: not a TOML file: {error}") from None
+    values = _read(path)
     for override in overrides or []:
         _override(values, override)
     if data is not None:
         _override(values, f"data.path={json.dumps(str(Path(data).resolve()))}")
     return parse_recipe(values)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if path.suffix == ".json":
+            return dict(json.loads(path.read_text())["recipe"])
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        shipped = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+        raise RecipeError(f"{path}: no such recipe; shipped recipes: {shipped}") from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        kind = "the run.json of a run" if path.suffix == ".json" else "a TOML file"
+        raise RecipeError(f"{path}: not {kind}: {error}") from None
 
 
 def parse_recipe(values: dict[str, Any]) -> Recipe:

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from training.checkpoint import load, write_json
@@ -20,6 +22,7 @@ from training.evaluate import logits_of, score
 from training.loop import BatchProgress, Epoch, Loop, Progress
 from training.pretrained import transfer
 from training.recipe import Recipe, parse_recipe
+from training.report import write_report
 from training.runs import (
     BEST_FILE,
     RUN_FILE,
@@ -91,20 +94,23 @@ def resume(
 
 
 def _finish(loop: Loop, dataset: Dataset, progress: Progress | None, on_batch: BatchProgress | None) -> Path:
-    """Run the epochs that are left, then read the test split, once."""
+    """Run the epochs that are left, then read the test split, once, and write the report."""
     loop.run(progress, on_batch)
-    if loop.world.writes and not (loop.path / TEST_FILE).exists() and len(dataset.test):
-        write_json(loop.path / TEST_FILE, _test(loop, dataset))
+    if loop.world.writes and not (loop.path / TEST_FILE).exists():
+        probabilities = _answers(loop, dataset) if len(dataset.test) else None
+        write_report(loop.path, dataset.test, probabilities)
+        if probabilities is not None:
+            figures = score(probabilities, np.array(dataset.test.targets()), dataset.labels)
+            write_json(loop.path / TEST_FILE, figures.to_json())
     loop.world.wait()
     return loop.path
 
 
-def _test(loop: Loop, dataset: Dataset) -> dict[str, Any]:
+def _answers(loop: Loop, dataset: Dataset) -> npt.NDArray[np.float32]:
     best = make_model(loop.recipe, len(dataset.labels))
     load_weights(best, load(loop.path / BEST_FILE), loop.path / BEST_FILE)
     images = decode(dataset.test, loop.recipe.input.preprocessing())
-    probabilities = logits_of(best, images, loop.normalise).softmax(dim=1)
-    return score(probabilities.numpy(), images.targets.numpy(), dataset.labels).to_json()
+    return np.asarray(logits_of(best, images, loop.normalise).softmax(dim=1).numpy(), np.float32)
 
 
 def _feeds(dataset: Dataset, recipe: Recipe) -> dict[str, Feed]:

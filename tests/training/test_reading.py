@@ -1,0 +1,76 @@
+import math
+
+import pytest
+
+from training.reading import read_curves
+
+
+def history(epochs, train_loss, validation_loss, train_accuracy, validation_accuracy):
+    """A made log: each curve is a function of the share of the epochs done, 0..1."""
+    shares = [n / (epochs - 1) for n in range(epochs)]
+    return [
+        {
+            "epoch": n + 1,
+            "train_loss": train_loss(t),
+            "validation_loss": validation_loss(t),
+            "train_accuracy": train_accuracy(t),
+            "validation_accuracy": validation_accuracy(t),
+        }
+        for n, t in enumerate(shares)
+    ]
+
+
+def falling(t):
+    return 2.0 * math.exp(-4 * t) + 0.1
+
+
+def rising(t):
+    return 0.95 - 0.8 * math.exp(-4 * t)
+
+
+def flat_after(start, value):
+    return lambda t: value + max(0.0, start - t) * 3
+
+
+MADE = {
+    "over-fitting from epoch 8": history(
+        20, falling, lambda t: 0.6 + (t - 0.32) ** 2 * 2, rising, lambda t: 0.8 - (t - 0.32) ** 2 * 0.1
+    ),
+    "learning rate too high": history(
+        20, lambda t: 2.0 + math.sin(t * 40), lambda t: 2.3, lambda t: 0.15, lambda t: 0.12 + 0.01 * math.cos(50 * t)
+    ),
+    "suspiciously perfect": history(20, falling, lambda t: 0.001, rising, lambda t: 1.0),
+    "capacity too small": history(
+        20,
+        flat_after(0.3, 1.4),
+        flat_after(0.3, 1.42),
+        lambda t: 0.5 - max(0, 0.3 - t),
+        lambda t: 0.49 - max(0, 0.3 - t),
+    ),
+    "still improving": history(
+        20, lambda t: 2 - t, lambda t: 2.1 - t, lambda t: 0.2 + 0.7 * t, lambda t: 0.2 + 0.65 * t
+    ),
+    "settled": history(
+        20,
+        flat_after(0.5, 0.2),
+        flat_after(0.5, 0.3),
+        lambda t: 0.95 - max(0, 0.5 - t),
+        lambda t: 0.9 - max(0, 0.5 - t),
+    ),
+}
+
+
+@pytest.mark.parametrize("words", MADE)
+def test_each_shape_of_curves_has_its_reading(words):
+    assert any(said.startswith(words) for said in read_curves(MADE[words])), read_curves(MADE[words])
+
+
+@pytest.mark.parametrize("words", MADE)
+def test_a_reading_is_not_given_to_other_curves(words):
+    kind = words.split(" from ")[0]
+    others = [name for name in MADE if name != words]
+    assert not any(said.startswith(kind) for name in others for said in read_curves(MADE[name]))
+
+
+def test_two_epochs_are_too_short_to_read():
+    assert "too short" in read_curves(MADE["settled"][:2])[0]
