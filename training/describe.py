@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,7 @@ class Description:
 
 def describe(model: Classifier, channels: int, size: tuple[int, int]) -> Description:
     """Trace a network (on the meta device, so nothing is computed) for one image of `channels` x `size`."""
-    traced = fx.symbolic_trace(model)
+    traced = fx.symbolic_trace(copy.deepcopy(model).to("meta"))
     tracer = _Tracer(traced)
     with torch.inference_mode():
         tracer.run(torch.empty(1, channels, *size, device="meta"))

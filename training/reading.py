@@ -64,7 +64,7 @@ def _too_small(history: Sequence[Line]) -> str | None:
     last, before = history[-1], history[int(len(history) * 0.7)]
     gap = last["train_accuracy"] - last["validation_accuracy"]
     moving = last["train_loss"] < 0.97 * before["train_loss"]
-    if last["train_accuracy"] >= LOW_ACCURACY or gap > SMALL_GAP or moving:
+    if last["train_accuracy"] >= LOW_ACCURACY or gap > SMALL_GAP or moving or _rate_too_high(history):
         return None
     return (
         f"capacity too small: training accuracy has settled at {last['train_accuracy']:.1%}, no better than validation;"

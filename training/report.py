@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,7 @@ def write_report(path: Path, test: Split | None, probabilities: Floats | None) -
     history = [json.loads(line) for line in (path / LOG_FILE).read_text().splitlines()]
     shown: dict[str, Any] = {"evaluation": None, "errors": []}
     if test is not None and probabilities is not None:
-        targets = np.array(test.targets())
-        evaluation = score(probabilities, targets, labels)
-        shown = {
-            "evaluation": evaluation,
-            "confusion": as_svg(draw_confusion(evaluation, labels)),
-            "reliability": as_svg(draw_reliability(probabilities, targets)),
-            "errors": worst_errors(test, probabilities, labels, recipe.input.preprocessing()),
-        }
+        shown = _judged(test, probabilities, labels, recipe.input.preprocessing())
     page = render(
         "report.html",
         title=f"{recipe.name}: {recipe.model.name}",
@@ -61,6 +55,27 @@ def write_report(path: Path, test: Split | None, probabilities: Floats | None) -
     return path / REPORT_FILE
 
 
+def write_evaluation(
+    path: Path, title: str, split: Split, probabilities: Floats, labels: Sequence[str], preprocessing: Preprocessing
+) -> None:
+    """Write the page of one evaluation, of a run or of a bundle, without curves and recipe."""
+    shown = _judged(split, probabilities, labels, preprocessing)
+    nothing: dict[str, Any] = {"curves": None, "readings": [], "command": None, "facts": {}, "recipe": {}}
+    subtitle = f"{len(split)} images through the preprocessing that production uses"
+    write_bytes(path, render("report.html", title=title, subtitle=subtitle, **nothing, **shown).encode())
+
+
+def _judged(split: Split, probabilities: Floats, labels: Sequence[str], preprocessing: Preprocessing) -> dict[str, Any]:
+    targets = np.array(split.targets())
+    evaluation = score(probabilities, targets, labels)
+    return {
+        "evaluation": evaluation,
+        "confusion": as_svg(draw_confusion(evaluation, labels)),
+        "reliability": as_svg(draw_reliability(probabilities, targets)),
+        "errors": worst_errors(split, probabilities, labels, preprocessing),
+    }
+
+
 def render(template: str, **values: Any) -> str:
     """Fill a template that lies beside this module; everything put in is escaped."""
     loader = FileSystemLoader(Path(__file__).parent)
@@ -70,7 +85,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def worst_errors(
-    split: Split, probabilities: Floats, labels: list[str], preprocessing: Preprocessing
+    split: Split, probabilities: Floats, labels: Sequence[str], preprocessing: Preprocessing
 ) -> list[dict[str, Any]]:
     """Return the wrong answers of most confidence, with thumbnails of what the network saw."""
     answered, targets = probabilities.argmax(axis=1), np.array(split.targets())

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from bundle import session
-from bundle.manifest import MANIFEST_FILE, Manifest
+from bundle.manifest import MANIFEST_FILE, Manifest, Preprocessing
 from bundle.store import Bundle, Store
 
 from training.data import Dataset, open_dataset
@@ -31,6 +31,7 @@ class Subject:
 
     name: str
     labels: tuple[str, ...]
+    preprocessing: Preprocessing
     data: Dataset
     answer: Callable[[Split], Probabilities]
 
@@ -56,9 +57,8 @@ def _run(path: Path, data: Path | str | None) -> Subject:
         return np.asarray(logits.softmax(dim=1).numpy(), np.float32)
 
     # Not `run.data`: that insists on the images of training, while a model may be judged on any.
-    return Subject(
-        path.name, run.labels, _same_classes(open_dataset(run.recipe.name, run.recipe.data), run.labels), answer
-    )
+    data_set = _same_classes(open_dataset(run.recipe.name, run.recipe.data), run.labels)
+    return Subject(path.name, run.labels, run.preprocessing, data_set, answer)
 
 
 def _bundle(path: Path, data: Path | str | None, variant: str) -> Subject:
@@ -75,7 +75,8 @@ def _bundle(path: Path, data: Path | str | None, variant: str) -> Subject:
         return session.run(opened, pixels, batch_size=BATCH)["probabilities"]
 
     name = f"{manifest.name}/{manifest.version} {variant}"
-    return Subject(name, manifest.labels, _same_classes(_data_of(bundle, data), manifest.labels), answer)
+    data_set = _same_classes(_data_of(bundle, data), manifest.labels)
+    return Subject(name, manifest.labels, manifest.preprocessing, data_set, answer)
 
 
 def _data_of(bundle: Bundle, data: Path | str | None) -> Dataset:

@@ -52,7 +52,9 @@ def test_a_score_of_shapes_that_disagree_is_refused(shape):
 
 
 def test_evaluate_writes_every_images_answer(tiny_run, tmp_path, capsys):
-    assert main(["evaluate", str(tiny_run), "--json", str(tmp_path / "answers.json")]) == 0
+    page = tmp_path / "page.html"
+    assert main(["evaluate", str(tiny_run), "--json", str(tmp_path / "answers.json"), "--html", str(page)]) == 0
+    assert "Confusion matrix" in page.read_text() and "Curves" not in page.read_text()
     written = json.loads((tmp_path / "answers.json").read_text())
     tested = json.loads((tiny_run / "test.json").read_text())
     assert written["evaluation"]["top1"] == tested["top1"]

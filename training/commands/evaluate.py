@@ -13,6 +13,7 @@ from training.checkpoint import write_bytes
 from training.data.dataset import Split
 from training.errors import DataError
 from training.evaluate import Evaluation, score
+from training.report import write_evaluation
 from training.subject import Probabilities, Subject, open_subject
 
 
@@ -24,6 +25,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.add_argument("--split", default="test", choices=("train", "validation", "test", "all"))
     command.add_argument("--variant", default="fp32", help="precision of a bundle's graph (fp32)")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures and every image's answer")
+    command.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots and the worst errors")
     command.set_defaults(run=run)
 
 
@@ -36,6 +38,9 @@ def run(options: argparse.Namespace) -> int:
     _show(subject, options.split, evaluation)
     if options.json:
         write_bytes(options.json, json.dumps(answers(subject, split, probabilities, evaluation)).encode())
+    if options.html:
+        title = f"{subject.name} on {subject.data.name} {options.split}"
+        write_evaluation(options.html, title, split, probabilities, subject.labels, subject.preprocessing)
     return 0
 
 
