@@ -191,7 +191,7 @@ class Batcher:
         """Take the next batch: up to the cap, or this runner's share where free runners are cores."""
         most = lane.plan.cap
         if lane.network.device.splits:
-            most = min(most, -(-lane.images // (self.runners - self._busy)))
+            most = min(most, -(-lane.images // self.runners))
         taken: list[Work] = []
         images = 0
         while lane.waiting and (not taken or images + lane.waiting[0].images <= most):

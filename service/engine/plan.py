@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-GAIN = 1.03
-"""A larger batch must bring this much more throughput to be worth the latency it costs."""
+LEVEL = 0.95
+"""Batch sizes with this share of the best throughput count as equally fast."""
+QUICK = 0.1
+"""Of those, the largest is taken that runs within this share of the objective: fewer hand-overs per image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +82,16 @@ def choose_cap(curve: Curve, objective_s: float, most: int = 0) -> int:
     """Return the batch cap for a p99 objective.
 
     A request waits at most for the batch in progress and then runs in its own, so two batches must fit into the
-    objective. Of the sizes that fit, a larger one must bring `GAIN` more throughput. `most` sets the cap by hand.
+    objective. Of the sizes that fit, the fastest counts, and a larger one that is as fast and still quick is preferred
+    because it saves hand-overs. `most` sets the cap by hand.
     """
     if most:
         return most
     fitting = [n for n in curve.seconds if 2 * curve.seconds[n] <= objective_s] or [min(curve.seconds)]
-    best = fitting[0]
-    for n in fitting[1:]:
-        if curve.throughput(n) >= GAIN * curve.throughput(best):
-            best = n
-    return best
+    fastest = max(fitting, key=curve.throughput)
+    level = LEVEL * curve.throughput(fastest)
+    as_fast = [n for n in fitting if curve.throughput(n) >= level and curve.seconds[n] <= QUICK * objective_s]
+    return max([fastest, *as_fast])
 
 
 def predict_latency(plan: Plan, rate: float, quantile: float = 0.99, arrivals: int = 4000) -> float:
@@ -121,8 +123,7 @@ def _simulate(plan: Plan, arrivals: list[float]) -> list[float]:
         queued = 0
         while next_image + queued < len(arrivals) and queued < plan.cap and arrivals[next_image + queued] <= start:
             queued += 1
-        idle = sum(1 for at in free if at <= start)
-        take = max(1, -(-queued // idle))
+        take = max(1, -(-queued // plan.runners))
         end = start + plan.curve.latency(take)
         latencies.extend(end - arrivals[next_image + i] for i in range(take))
         free[runner] = end

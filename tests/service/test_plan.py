@@ -12,8 +12,8 @@ FLAT = Curve({1: 0.010, 2: 0.011, 4: 0.012, 8: 0.014, 16: 0.022})
 
 @pytest.mark.parametrize(
     ("curve", "objective_s", "cap"),
-    [(LINEAR, 1.0, 1), (FLAT, 1.0, 16), (FLAT, 0.030, 8), (FLAT, 0.001, 1)],
-    ids=["no-gain", "gain", "two-batches-must-fit", "nothing-fits"],
+    [(LINEAR, 1.0, 8), (LINEAR, 0.3, 2), (FLAT, 1.0, 16), (FLAT, 0.030, 8), (FLAT, 0.001, 1)],
+    ids=["no-gain-but-quick", "no-gain-and-slow", "gain", "two-batches-must-fit", "nothing-fits"],
 )
 def test_the_cap_is_the_largest_batch_that_pays_and_fits_the_objective(
     curve: Curve, objective_s: float, cap: int
