@@ -49,6 +49,8 @@ class Chosen:
 
     variants: dict[VariantName, SealedVariant]
     dropped: dict[VariantName, str] = field(default_factory=dict)
+    answers: dict[VariantName, npt.NDArray[np.float32]] = field(default_factory=dict)
+    """Probabilities [n, classes] of each kept variant for the test split."""
 
 
 def choose_variants(material: Material, settings: Export) -> Chosen:
@@ -76,7 +78,7 @@ def choose_variants(material: Material, settings: Export) -> Chosen:
         )
         for name, raw in kept.items()
     }
-    return Chosen(variants, dropped)
+    return Chosen(variants, dropped, {name: answers[name] for name in kept})
 
 
 def predict(raw: bytes, rows: Rows) -> npt.NDArray[np.float32]:
