@@ -147,6 +147,7 @@ def prepared(first, tiny_run, tmp_path_factory):
     return Prepared(tiny_run, path)
 
 
+@pytest.mark.timeout(1200)  # some two hundred processes
 def test_a_kill_at_any_point_leaves_whole_versions_and_the_next_run_completes(first, prepared, tmp_path):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["training.retrain"])  # PyTorch is imported once, then forked
