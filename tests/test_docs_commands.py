@@ -118,7 +118,7 @@ def _await_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None
     until = time.monotonic() + START_LIMIT_S
     while time.monotonic() < until and process.poll() is None:
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5).close()
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/startupz", timeout=5).close()
             return
         time.sleep(0.1)  # another process announces its readiness nowhere else
     raise AssertionError(f"make serve did not become ready:\n{log.read_text()[-4000:]}")
