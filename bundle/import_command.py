@@ -7,13 +7,14 @@ import json
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import get_args
 
 from pydantic import ValidationError
 
 from bundle.crosscheck import check_arrays, check_image
 from bundle.errors import BundleError
 from bundle.front import Description, Front
-from bundle.manifest import Preprocessing
+from bundle.manifest import Interpolation, Preprocessing
 from bundle.preprocess import preprocess
 from bundle.store import Store, read_bounded
 
@@ -33,9 +34,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--std", type=_numbers, default=(1.0,), help="divided by last, in the order of --color (1)")
     command.add_argument("--resize", required=True, help="shorter:256, stretch:256, stretch:HxW or none")
     command.add_argument("--crop", type=_size, help="centre crop, 224 or HxW (none)")
-    command.add_argument(
-        "--interpolation", choices=("nearest", "box", "bilinear", "bicubic", "lanczos"), default="bilinear"
-    )
+    command.add_argument("--interpolation", choices=get_args(Interpolation), default="bilinear")
+    command.add_argument("--jpeg-draft", action="store_true", help="decode large JPEGs at a reduced scale")
     command.add_argument("--orientation", choices=("exif", "ignore"), default="exif", help="turn photos as EXIF says")
     command.add_argument("--output", choices=("logits", "probabilities"), required=True, help="what the output is")
     command.add_argument("--output-name", help="which output, where several have as many classes as labels")
@@ -88,7 +88,7 @@ def describe(options: argparse.Namespace) -> Description:
         "color": "grey" if options.color == "GREY" else "rgb",
         "orientation": options.orientation,
         "alpha_background": (255, 255, 255),
-        "jpeg_draft": False,
+        "jpeg_draft": options.jpeg_draft,
     }
     try:
         preprocessing = Preprocessing.model_validate(recipe)

@@ -25,6 +25,7 @@ Count = Annotated[int, Field(ge=0)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$")]
 VariantName = Literal["fp32", "fp16", "int8"]
 Provider = Literal["cpu", "cuda"]
+Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos", "fast_bilinear"]
 
 
 class Strict(BaseModel):
@@ -49,7 +50,7 @@ class Preprocessing(Strict):
     """(height, width) in pixels; equal numbers for `shorter_side`; null for `none`."""
     crop_size: tuple[int, int] | None
     """(height, width) of the centre crop after the resize; null for no crop."""
-    interpolation: Literal["nearest", "box", "bilinear", "bicubic", "lanczos", "fast_bilinear"]
+    interpolation: Interpolation
     """Pillow's antialiased filter of that name; `fast_bilinear` is its bilinear by SIMD, within two levels."""
     color: Literal["rgb", "grey"]
     orientation: Literal["exif", "ignore"]

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from bundle.manifest import Name, Preprocessing
+from bundle.manifest import Interpolation, Name, Preprocessing
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from training.errors import RecipeError
@@ -63,7 +63,8 @@ class Input(Section):
     resize: Literal["shorter_side", "stretch"] = "shorter_side"
     resize_size: Annotated[int, Field(ge=1, le=2048)] | None = None
     """Shorter side in pixels before the centre crop; null: exactly what the crop needs. Only for `shorter_side`."""
-    interpolation: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
+    """`fast_bilinear` for photographs: the same filter in a third of the time."""
     alpha_background: tuple[int, int, int] = (255, 255, 255)
     jpeg_draft: bool = False
     """Decode large JPEGs at a reduced scale: faster, and slightly different pixels."""
