@@ -10,6 +10,7 @@ from bundle.preprocess import preprocess
 
 from training.data.arrays import read_digits
 from training.data.dataset import Dataset, Item, split_by_content
+from training.data.feedback import with_feedback
 from training.data.folder import read_folder
 from training.data.originals import read_original
 from training.errors import DataError
@@ -22,6 +23,8 @@ _ANY = Input(color="rgb", resize="stretch").preprocessing()
 def open_dataset(name: str, data: Data) -> Dataset:
     """Read labels, content hashes and splits; images are read later, when asked for. Raises `DataError`."""
     labels, items, held_out = _read(data)
+    if data.feedback is not None:
+        items = with_feedback(items, Path(data.feedback), labels)
     if data.skip_unreadable:
         items, held_out = _readable(items), _readable(held_out) if held_out is not None else None
     return split_by_content(
