@@ -64,7 +64,8 @@ def test_bundles_are_read_without_onnx_and_onnxruntime() -> None:
 
 def test_only_the_engine_imports_onnxruntime() -> None:
     """Workers that share an engine process carry no copy of onnxruntime."""
-    outside = [name for name in modules("service") if not name.startswith("service.engine")]
+    inside = ("service.engine", "service.ipc.server")  # the server is the engine process's end of the wire
+    outside = [name for name in modules("service") if not name.startswith(inside)]
     done = import_without((*FORBIDDEN["service"], "onnxruntime"), outside)
     assert done.returncode == 0, done.stderr
 

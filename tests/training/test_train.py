@@ -42,7 +42,8 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_result(tmp_path):
     whole = train(load_recipe("digits", overrides), runs=tmp_path / "whole")
     command = [sys.executable, "-m", "training", "train", "digits", "--runs", str(tmp_path / "killed")]
     command += [part for override in overrides for part in ("--set", override)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # sums depend on the number of threads
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         for line in process.stdout:
             if "  2/4" in line:
                 os.kill(process.pid, signal.SIGKILL)
