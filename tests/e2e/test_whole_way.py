@@ -19,6 +19,8 @@ from tests.running import ROOT, serving
 from training.data import open_dataset
 from training.recipe import Data
 
+pytestmark = pytest.mark.timeout(900)  # real trainings, exports and servers, on whatever machine there is
+
 CLIENTS = 16
 RETRAIN_CLIENTS = 4  # enough to be in every moment of the switch, and to leave the retraining a core
 TOLERANCE = 1e-4
@@ -28,7 +30,7 @@ def run(*arguments: object) -> str:
     """Run a `python -m …` command of the project and return what it printed."""
     command = [sys.executable, "-m", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # tiny networks: a second thread only waits
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
