@@ -21,6 +21,8 @@ from training.recipe import parse_recipe
 from training.runs import load_run
 from training.train import train
 
+pytestmark = pytest.mark.timeout(900)  # a VGG at 224 has 129 million parameters to train and export
+
 KINDS = {
     "ResNet for 32x32, He et al. section 4.2": ("resnet8", 32, {}),
     "torchvision's ResNet": ("resnet18", 224, {}),
