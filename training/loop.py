@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,6 @@ class Loop:
         self.feed, self.validation, self.classes = feeds["train"], feeds["validation"], classes
         self.device = pick_device(recipe.train.device)
         torch.manual_seed(recipe.train.seed)
-        torch.set_flush_denormal(True)  # weights that decayed to almost nothing slow a CPU down many times
         model = make_model(recipe, classes)
         if warm_start is not None:
             load_weights(model, dict(warm_start), Path("the weights to start from"))
@@ -85,14 +85,15 @@ class Loop:
 
     def run(self, progress: Progress | None, on_batch: BatchProgress | None = None) -> None:
         """Train the epochs that are left."""
-        while not self.finished():
-            epoch = self._epoch(len(self.history) + 1, on_batch)
-            self.history.append(asdict(epoch))
-            if self.world.writes:
-                self._keep(epoch)
-                if progress:
-                    progress(epoch, self.recipe.train.epochs)
-            self.world.wait()
+        with _flushed_denormals():
+            while not self.finished():
+                epoch = self._epoch(len(self.history) + 1, on_batch)
+                self.history.append(asdict(epoch))
+                if self.world.writes:
+                    self._keep(epoch)
+                    if progress:
+                        progress(epoch, self.recipe.train.epochs)
+                self.world.wait()
         self.scalars.close()
 
     def finished(self) -> bool:
@@ -186,6 +187,16 @@ class Loop:
         plot_curves(self.history, self.path / "curves.png")
         self.scalars.write(self.history[-1])
         save(self.path / LAST_FILE, {**self.stepper.state(), "history": self.history})
+
+
+@contextmanager
+def _flushed_denormals() -> Iterator[None]:
+    """Round weights that decayed to almost nothing to zero, as long as it trains: they slow a CPU down many times."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def pick_device(name: str) -> torch.device:

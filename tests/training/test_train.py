@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -89,6 +90,11 @@ def test_a_loss_that_is_no_number_stops_the_run_with_advice(tmp_path, tiny_recip
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"no run\.json"):
         load_run(tmp_path)
+
+
+def test_training_leaves_the_arithmetic_of_the_process_as_it_was(tmp_path, tiny_recipe):
+    train(tiny_recipe, runs=tmp_path)
+    assert np.float32(1e-45) * np.float32(1) > 0
 
 
 def test_training_without_validation_images_is_refused(tmp_path, tiny_recipe):
