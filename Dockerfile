@@ -16,15 +16,17 @@ RUN groupadd --gid 10001 clearsight \
 WORKDIR /app
 
 # Dependencies come before the code, so that a change of code rebuilds only the last layer. With no package beside
-# pyproject.toml the distribution itself is empty: the code runs from /app.
+# pyproject.toml the distribution itself is empty: the code runs from /app. Its README and LICENSE are left empty too, or
+# a change of words would install everything anew.
 FROM base AS dependencies
 # A compiler for gunicorn's HTTP parser in C; it stays in this stage.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends gcc libc6-dev \
  && rm -rf /var/lib/apt/lists/* \
- && python -m venv /opt/venv
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+ && python -m venv /opt/venv \
+ && touch README.md LICENSE
+COPY pyproject.toml constraints.txt ./
 
 # The CPU image takes onnxruntime's CPU build, a tenth of the GPU build's size; constraints.txt pins both alike.
 FROM dependencies AS service-dependencies

@@ -55,7 +55,7 @@ class Limits:
     max_scans: int = 100
     """Passes of a progressive JPEG; ordinary files have about ten, and each pass visits every pixel."""
     max_decode_seconds: float = 10.0
-    """Looked at between blocks of the file."""
+    """Of the decoding thread's processor time, so that a busy machine refuses no image. Looked at between blocks."""
 
 
 @dataclass(slots=True)
@@ -70,15 +70,15 @@ class InputInfo:
 
 
 class _Timed(io.BytesIO):
-    """Bytes that may be read for a limited time, so that a slow decode ends at its next block."""
+    """Bytes that may be read for a limited processor time, so that a slow decode ends at its next block."""
 
     def __init__(self, data: bytes, seconds: float) -> None:
         super().__init__(data)
         self.seconds = seconds
-        self.deadline = time.monotonic() + seconds
+        self.deadline = time.thread_time() + seconds
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if time.monotonic() > self.deadline:
+        if time.thread_time() > self.deadline:
             raise ImageTooSlow(f"The image took longer than the {self.seconds:g} s that are allowed to decode it.")
         return super().read(size)
 

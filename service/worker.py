@@ -64,15 +64,25 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     # The main loop
 
-    def accept(self, listener: Any) -> None:
-        """Take a connection and whatever it has sent already."""
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Accept connections or not; a stopping worker first takes those that came before it was told to stop."""
+        if not self.alive:
+            for listener in self.sockets:
+                for _ in range(self.cfg.backlog):
+                    if not self.accept(listener):
+                        break
+        super().set_accept_enabled(enabled)
+
+    def accept(self, listener: Any) -> bool:
+        """Take a connection and whatever it has sent already; return False when there is none."""
         try:
             sock, client = listener.accept()
         except OSError:
-            return  # another worker was quicker, or the client left
+            return False  # another worker was quicker, or the client left
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.nr_conns += 1
         self._await_request(Connection(sock, client, listener.getsockname()), self._shared_settings().read_timeout_s)
+        return True
 
     def _shared_settings(self) -> Any:
         assert self._shared is not None

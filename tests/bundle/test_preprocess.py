@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 
@@ -226,6 +227,15 @@ def test_decoding_stops_at_its_time_limit() -> None:
     data = encode(Image.fromarray(rng.integers(0, 256, (700, 700, 3), dtype=np.uint8)), "PNG", compress_level=1)
     with pytest.raises(errors.ImageTooSlow, match=r"longer than the 1e-09 s"):
         preprocess(data, recipe(), Limits(max_decode_seconds=1e-9))
+
+
+def test_a_busy_machine_makes_no_image_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the processor time of the decoding counts, not the time that it waits for a processor."""
+    rng = np.random.default_rng(0)
+    data = encode(Image.fromarray(rng.integers(0, 256, (300, 300, 3), dtype=np.uint8)), "PNG", compress_level=1)
+    hours = itertools.count(0, 3600)
+    monkeypatch.setattr(time, "monotonic", lambda: next(hours))
+    assert preprocess(data, recipe()).pixels.shape == (300, 300, 3)
 
 
 def test_an_ordinary_progressive_jpeg_is_read() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -117,6 +120,30 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_0(running: Running, sample
     assert set(traffic.report.statuses) <= {"200", *BROKEN}
     assert not any(member.is_running() and member.status() != "zombie" for member in family)
     assert list(running.runtime.iterdir()) == []
+
+
+def test_sigterm_loses_no_connection_that_was_not_accepted_yet(
+    store: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    """Requests that lie in the backlog when the service is told to stop are answered like those in flight."""
+    with service(store, tmp_path, workers=1) as running, contextlib.ExitStack() as waiting:
+        worker = running.workers[0]
+        worker.suspend()
+        calls = [http.client.HTTPConnection("127.0.0.1", running.port, timeout=30) for _ in range(20)]
+        for call, sample in zip(calls, samples, strict=False):
+            waiting.callback(call.close)
+            call.request("POST", "/predict", sample.data, {"Content-Type": "image/png"})
+        psutil.Process(running.pid).send_signal(signal.SIGTERM)
+        wait_for(lambda: _is_told_to_stop(worker), 10, "the worker to be told")
+        worker.resume()
+        assert [call.getresponse().status for call in calls] == [200] * 20
+        assert running.stop() == 0
+
+
+def _is_told_to_stop(process: psutil.Process) -> bool:
+    """Whether SIGTERM waits for a process that is suspended."""
+    pending = re.search(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+    return bool(pending and int(pending[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def test_children_die_with_a_killed_parent(store: Path, samples: list[Sample], tmp_path: Path) -> None:
