@@ -26,7 +26,7 @@ def as_svg(figure: Figure) -> str:
 def draw_confusion(evaluation: Evaluation, labels: Sequence[str]) -> Figure:
     """Draw the confusion matrix: rows are true classes, columns answers, shades the share of the row."""
     counts = np.array(evaluation.confusion)
-    side = min(9.0, 3.5 + 0.45 * len(labels))
+    side = min(9.0, 3.0 + 0.25 * len(labels))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -34,7 +34,7 @@ def draw_confusion(evaluation: Evaluation, labels: Sequence[str]) -> Figure:
     axes.set_xlabel("answered")
     axes.set_ylabel("true")
     if len(labels) <= ANNOTATED_CLASSES:
-        axes.set_xticks(range(len(labels)), labels, rotation=60, ha="right")
+        axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(labels)), labels)
         for (row, column), count in np.ndenumerate(counts):
             if count:
@@ -49,13 +49,15 @@ def draw_reliability(probabilities: Floats, targets: Integers) -> Figure:
     right = probabilities.argmax(axis=1) == targets
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="confidence at its word")
     if len(np.unique(right)) == 2:
         accuracy, mean = calibration_curve(right, confidence, n_bins=ECE_BINS)
-        axes.plot(mean, accuracy, marker="o")
-    axes.hist(confidence, bins=ECE_BINS, range=(0, 1), weights=np.full(len(confidence), 1 / len(confidence)), alpha=0.3)
+        axes.plot(mean, accuracy, marker="o", label="share right")
+    weights = np.full(len(confidence), 1 / len(confidence))
+    axes.hist(confidence, bins=ECE_BINS, range=(0, 1), weights=weights, alpha=0.3, label="share of the answers")
     axes.set_xlabel("confidence")
-    axes.set_ylabel("share right; bars: share of the answers")
+    axes.set_ylabel("share")
+    axes.legend(loc="upper left")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     return figure

@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from training.checkpoint import write_bytes
-from training.curves import draw_curves
+from training.curves import QUANTITIES, draw_curves
 from training.data.dataset import Split
 from training.evaluate import Floats, score
 from training.plots import as_svg, draw_confusion, draw_reliability
@@ -27,6 +27,8 @@ from training.runs import LOG_FILE, read_facts
 REPORT_FILE = "report.html"
 WORST = 24
 THUMBNAIL_PIXELS = 96
+LOCAL = ("data.path", "data.feedback")
+"""Folders of one machine mean nothing to those who read the page elsewhere."""
 
 
 def write_report(path: Path, test: Split | None, probabilities: Floats | None) -> Path:
@@ -44,11 +46,11 @@ def write_report(path: Path, test: Split | None, probabilities: Floats | None) -
         "report.html",
         title=f"{recipe.name}: {recipe.model.name}",
         subtitle=f"{path.name} · {len(history)} epochs, {sum(line['seconds'] for line in history) / 60:.1f} minutes",
-        curves=as_svg(draw_curves(history)),
+        curves={quantity: as_svg(draw_curves(history, quantity)) for quantity in QUANTITIES},
         readings=read_curves(history),
         command=f"python -m training train {path.name}/run.json" + (" --data FOLDER" if recipe.data.path else ""),
         facts=_flat({**facts["data"], **facts["environment"], "started": facts["started"]}),
-        recipe=_flat(facts["recipe"]),
+        recipe={key: value for key, value in _flat(facts["recipe"]).items() if key not in LOCAL},
         **shown,
     )
     write_bytes(path / REPORT_FILE, page.encode())

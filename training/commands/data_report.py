@@ -15,7 +15,7 @@ from training.recipe import Data, Input
 from training.report import render, thumbnail
 
 THUMBNAILS = 24
-_SQUARE = Input(height=64, width=64, color="rgb").preprocessing()
+_SQUARE = Input(height=96, width=96, color="rgb").preprocessing()
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
