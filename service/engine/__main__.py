@@ -8,6 +8,7 @@ import threading
 from types import FrameType
 
 from service.engine.engine import Engine
+from service.engine.memory import use_one_heap
 from service.instance import Instance
 from service.ipc.server import Server
 from service.logs import configure_logs
@@ -23,6 +24,7 @@ def main() -> int:
     if instance is None:
         sys.stderr.write("clearsight: the engine is started by `python -m service serve`\n")
         return 2
+    use_one_heap()
     metrics = Metrics()
     metrics.engine_starts.inc(instance.engine_starts)
     engine = Engine(settings, metrics)

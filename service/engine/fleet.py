@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import logging
 import threading
 import time
@@ -17,6 +15,7 @@ from bundle.store import Bundle, Channels, Store
 from service.engine.batcher import Batcher
 from service.engine.devices import Device, choose_device
 from service.engine.loading import Threading, load_lane
+from service.engine.memory import give_memory_back
 from service.engine.quota import available_cores
 from service.engine.tuning import read_tuning
 from service.engine.work import Lane
@@ -301,6 +300,7 @@ class Fleet:
         started = time.monotonic()
         device, threads = self._decide(bundle)
         lane, note = load_lane(bundle, device, threads, self.settings)
+        give_memory_back()
         served, plan = lane.served, lane.plan
         self.metrics.loaded(served, time.monotonic() - started)
         log.info(
@@ -389,12 +389,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError):
         return f"the file system says: {error.strerror or type(error).__name__}"
     return f"not enough memory ({type(error).__name__})"
-
-
-def give_memory_back() -> None:
-    """Return freed memory to the system: Python's garbage, then what the C library holds."""
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except AttributeError:  # not glibc
-        return

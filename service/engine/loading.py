@@ -85,6 +85,7 @@ def prepare(
         lone_s = _widen(network, model, threading.cores, lambda: network.run(noise[:1], PROBABILITIES, True), lone_s)
         if network.wide is not None:
             replay_golden(bundle, variant, network, alone=True)
+    network.shrink(np.repeat(noise, network.padded_size(1), axis=0), PROBABILITIES)
     cap = manifest.fixed_batch or choose_cap(curve, objective_s, settings.max_batch)
     return network, Plan(curve, cap, threading.runners, threading.threads, objective_s, lone_s)
 

@@ -53,6 +53,20 @@ class Network:
         values = self._call(session, rows, outputs)
         return {name: value if padded == n else value[:n] for name, value in zip(outputs, values, strict=True)}
 
+    def shrink(self, rows: Rows, outputs: Sequence[str]) -> None:
+        """Give back what the sessions allocated for larger batches than these rows; on the CPU only.
+
+        onnxruntime keeps the memory of the largest batch that it ever ran. After a measurement that is more than the
+        batches to come need, and it depends on how far the measurement got.
+        """
+        if self.provider != "cpu":
+            return  # a device's memory is kept: allocating it again is slow
+        options = ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        for session in (self.session, self.wide):
+            if session is not None:
+                session.run(outputs, {"image": rows}, options)
+
     def _call(self, session: Any, rows: Rows, outputs: Sequence[str]) -> list[Any]:
         if self.provider == "cpu":
             values: list[Any] = session.run(outputs, {"image": rows})
