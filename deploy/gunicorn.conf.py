@@ -3,10 +3,14 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 from service.children import die_with_parent
 from service.logs import configure_logs
 from service.settings import read_settings
+
+PICTURE = Path("docs/images/ship.jpeg")
+"""What a newcomer can send: it lies in a checkout, but not in an image."""
 
 settings = read_settings()
 configure_logs(settings)
@@ -45,7 +49,8 @@ def when_ready(server):
     host, port = server.LISTENERS[0].sock.getsockname()[:2]
     shown = "localhost" if host in ("0.0.0.0", "127.0.0.1", "::", "::1") else host  # noqa: S104
     url = f"{'https' if certfile else 'http'}://{shown}:{port}"
-    sys.stderr.write(f"\nClearsight listens on {url}\n  curl -F image=@photo.jpg {url}/predict\n\n")
+    picture = PICTURE if PICTURE.exists() else "photo.jpg"
+    sys.stderr.write(f"\nClearsight listens on {url}\n  curl -F image=@{picture} {url}/predict\n\n")
     sys.stderr.flush()
 
 

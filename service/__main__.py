@@ -14,13 +14,19 @@ from service.settings import describe_settings, read_settings
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit code: 0, 2 for a bad setting, 3 for a device that is not there."""
-    parser = argparse.ArgumentParser(
+    given = parser().parse_args(arguments)
+    return int(given.run(given))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command line."""
+    top = argparse.ArgumentParser(
         prog="python -m service",
         description="Serve image classifiers over HTTP.",
         epilog=_settings_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = top.add_subparsers(dest="command", required=True)
     serve = commands.add_parser(
         "serve", help="serve the bundles of the store until SIGTERM", epilog=_settings_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -30,8 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_key(commands)
     add_drain(commands)
     add_tune(commands)
-    given = parser.parse_args(arguments)
-    return int(given.run(given))
+    return top
 
 
 def _serve(given: argparse.Namespace) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import pkgutil
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -12,6 +14,9 @@ from unittest.mock import create_autospec
 
 import pytest
 
+import bundle.__main__
+import service.__main__
+import training.__main__
 from bundle.errors import ClearsightError
 from service.app import create_app
 from service.metrics import Metrics
@@ -24,6 +29,13 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 EXPECTED_PAGES = {
     "api.md", "bundle.md", "configuration.md", "operations.md", "performance.md", "training.md",
 }  # fmt: skip
+
+
+PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
+    "bundle": bundle.__main__.parser, "service": service.__main__.parser, "training": training.__main__.parser,
+}  # fmt: skip
+HTTP_FAULTS = ("not_found", "method_not_allowed")
+"""What the HTTP layer itself can answer, by the name of the status."""
 
 
 @cache
@@ -59,9 +71,14 @@ def documented_endpoints() -> set[str]:
     return found
 
 
+INTERNAL = {"CLEARSIGHT_SOCKET", "CLEARSIGHT_INSTANCE"}
+"""How the processes of one service find each other: set by the parent, never by a user."""
+
+
 def settings() -> set[str]:
-    """Return every variable that the service reads."""
-    return {name for name, _, _ in describe_settings()}
+    """Return every variable that the service reads: the class of settings, and whatever else the code names."""
+    named = re.findall(r"\bCLEARSIGHT_[A-Z0-9_]*[A-Z0-9]\b", code("bundle", "service", "training", "deploy"))
+    return {name for name, _, _ in describe_settings()} | set(named) - INTERNAL
 
 
 def documented_settings() -> set[str]:
@@ -70,19 +87,26 @@ def documented_settings() -> set[str]:
 
 
 def metrics() -> set[str]:
-    """Return every family that the registry exposes."""
-    return {line.split()[2] for line in Metrics().text().decode().splitlines() if line.startswith("# TYPE ")}
+    """Return every family that the registry exposes, and every other name that the code gives to one."""
+    exposed = {line.split()[2] for line in Metrics().text().decode().splitlines() if line.startswith("# TYPE ")}
+    named = set(re.findall(r"[\"'](clearsight_[a-z_]+)[\"']", code("bundle", "service", "training")))
+    return exposed | {name for name in named if f"{name}_total" not in exposed}
 
 
 def documented_metrics() -> set[str]:
     """Return every metric in the documents, a histogram's series by its family."""
-    return {re.sub("_(bucket|sum|count)$", "", name) for name in re.findall(r"\bclearsight_[a-z_]*[a-z]\b", text())}
+    return _families(re.findall(r"\bclearsight_[a-z_]*[a-z]\b", text()))
 
 
 def error_codes() -> set[str]:
-    """Return the codes of the whole tree of exceptions; those of HTTP itself are made from its status."""
+    """Return the codes of every exception and literal answer; those of HTTP itself are made from its status."""
+    for package in (bundle, service):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
     ours = {error.code for error in _family(ClearsightError) if error.__module__.startswith(("bundle.", "service."))}
-    return ours | {"http.not_found", "http.method_not_allowed"}
+    literal = set(re.findall(r"""["']?code["']?\s*[:=]\s*["']([a-z_]+(?:\.[a-z_]+)+)["']""", code("bundle", "service")))
+    return ours | literal | {f"http.{name}" for name in HTTP_FAULTS}
 
 
 def documented_error_codes() -> set[str]:
@@ -96,29 +120,28 @@ def documented_error_codes() -> set[str]:
 
 
 def commands() -> set[str]:
-    """Return `python -m package command` of every command line, asked of itself."""
-    found: set[str] = set()
-    for package in ("bundle", "service", "training"):
-        done = subprocess.run([sys.executable, "-m", package, "?"], capture_output=True, text=True, cwd=ROOT)
-        choices = re.search(r"\(choose from (.*)\)", done.stderr)
-        assert choices, f"python -m {package} lists no commands: {done.stderr}"
-        found |= {f"python -m {package} {command}" for command in re.findall(r"[a-z][a-z-]*", choices[1])}
-    return found
+    """Return `python -m package command` of every command line, and `python -m module` of every bench."""
+    found = {f"python -m {name} {command}" for name, parser in PARSERS.items() for command in _choices(parser())}
+    benches = (path for path in (ROOT / "bench").glob("*.py") if '__name__ == "__main__"' in path.read_text())
+    return found | {f"python -m bench.{path.stem}".removesuffix(".__main__") for path in benches}
 
 
 def documented_commands() -> set[str]:
-    """Return every `python -m package command` in the documents."""
-    return set(re.findall(r"python -m (?:bundle|service|training) [a-z][a-z-]*", text()))
+    """Return every `python -m package command` and `python -m bench…` in the documents."""
+    return set(re.findall(r"python -m (?:(?:bundle|service|training) [a-z][a-z-]*|bench(?:\.[a-z]+)*)", text()))
 
 
 def make_targets() -> set[str]:
-    """Return every target that `make help` lists."""
-    return {f"make {name}" for name in re.findall(r"^([a-z-]+):.*?## ", (ROOT / "Makefile").read_text(), re.MULTILINE)}
+    """Return every target of the Makefile that has a name of its own."""
+    return {
+        f"make {name}"
+        for name in re.findall(r"^([a-z][a-z0-9-]*):(?!=)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    }
 
 
 def documented_make_targets() -> set[str]:
     """Return every `make target` that is set as code, on a line of its own or in a sentence."""
-    return set(re.findall(r"(?:`|^(?:\$ )?)(make [a-z-]+)\b", text(), re.MULTILINE))
+    return set(re.findall(r"(?:`|^(?:\$ )?)(make [a-z][a-z0-9-]*)", text(), re.MULTILINE))
 
 
 FACTS: dict[str, tuple[Callable[[], set[str]], Callable[[], set[str]]]] = {
@@ -180,6 +203,19 @@ def test_links_between_documents_lead_somewhere(page: Path) -> None:
 def _anchors(page: Path) -> Iterable[str]:
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def code(*folders: str) -> str:
+    """Return the source of packages as one text."""
+    return "\n".join(path.read_text() for folder in folders for path in sorted((ROOT / folder).rglob("*.py")))
+
+
+def _choices(parser: argparse.ArgumentParser) -> set[str]:
+    return {name for action in parser._actions for name in action.choices or () if isinstance(action.choices, dict)}
+
+
+def _families(names: Iterable[str]) -> set[str]:
+    return {re.sub("_(bucket|sum|count)$", "", name) for name in names}
 
 
 def _family(error: type[ClearsightError]) -> set[type[ClearsightError]]:

@@ -71,7 +71,8 @@ def statuses() -> dict[str, int]:
     images = {kind.code for kind in [ImageError, *ImageError.__subclasses__()]}
     assert images == set(IMAGE_STATUSES)
     ours = {code: kind.status for code, kind in subclasses(ServiceError).items()}
-    return {**IMAGE_STATUSES, **ours, "http.not_found": 404, "http.method_not_allowed": 405}
+    by_http = {"http.not_found": 404, "http.method_not_allowed": 405, "request.timeout": 408}
+    return {**IMAGE_STATUSES, **ours, **by_http}
 
 
 def test_the_error_table_lists_every_code_with_its_status_cause_and_cure() -> None:
@@ -82,6 +83,6 @@ def test_the_error_table_lists_every_code_with_its_status_cause_and_cure() -> No
 
 def test_every_setting_and_limit_that_is_named_exists() -> None:
     for name in re.findall(rf"{PREFIX}([A-Z_]+)", TEXT):
-        assert name.lower() in Settings.model_fields, name
+        assert name.lower() in Settings.model_fields or name == "KEY", name
     assert f"{Limits().max_scans} scans" in TEXT
     assert f"{Limits().max_decode_seconds:g}\nseconds of decoding" in TEXT

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from service.settings import Settings
 DEPLOY = Path(__file__).parents[2] / "deploy"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 RULE_TESTS = DEPLOY / "prometheus" / "alerts.test.yml"
+SCRAPING = str(DEPLOY / "prometheus" / "prometheus.yml")
 DASHBOARD = DEPLOY / "grafana" / "clearsight.json"
 MANIFESTS = DEPLOY / "kubernetes" / "clearsight.yaml"
 
@@ -49,11 +51,22 @@ def test_every_metric_is_on_the_dashboard_or_in_an_alert() -> None:
     assert {name for name in families if name not in watched} <= {"clearsight_model_load_seconds"}
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
-def test_alert_rules_fire_when_they_should_and_only_then() -> None:
-    """`promtool test rules` passes."""
-    done = subprocess.run(["promtool", "test", "rules", str(RULE_TESTS)], capture_output=True, text=True)
+@pytest.mark.parametrize(
+    "command", [["check", "config", SCRAPING], ["test", "rules", str(RULE_TESTS)]], ids=["config", "rules"]
+)
+def test_prometheus_takes_its_configuration_and_alerts_fire_when_they_should(command: list[str]) -> None:
+    """`promtool` finds nothing wrong with the configuration, and every rule's unit test passes."""
+    promtool = shutil.which("promtool")
+    assert promtool, "promtool is not installed: apt-get install prometheus"
+    done = subprocess.run([promtool, *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_scrape_job_bears_the_name_that_rules_and_panels_ask_for() -> None:
+    """`up{job="clearsight"}` exists."""
+    jobs = {job["job_name"] for job in _yaml(Path(SCRAPING))[0]["scrape_configs"]}
+    asked = set(re.findall(r'job=\\?"(\w+)', ALERTS.read_text() + DASHBOARD.read_text()))
+    assert asked == jobs
 
 
 def test_every_alert_has_a_test_in_which_it_fires() -> None:
@@ -74,6 +87,21 @@ def test_every_panel_has_a_query_and_says_what_it_shows() -> None:
         assert place["x"] + place["w"] <= 24
 
 
+def test_the_seed_job_copies_what_is_missing_and_leaves_what_is_there(tmp_path: Path) -> None:
+    """The program in the manifest makes whole models, and none twice."""
+    job = next(one for one in _yaml(MANIFESTS) if one["kind"] == "Job")
+    program = job["spec"]["template"]["spec"]["containers"][0]["command"][2]
+    (tmp_path / "exported" / "new" / "1").mkdir(parents=True)
+    (tmp_path / "exported" / "old" / "1").mkdir(parents=True)
+    (tmp_path / "store" / "old" / "7").mkdir(parents=True)
+    here = program.replace('"/store"', repr(str(tmp_path / "store")))
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", here], cwd=tmp_path, check=True)
+    assert sorted(str(path.relative_to(tmp_path / "store")) for path in (tmp_path / "store").rglob("*")) == [
+        "new", "new/1", "old", "old/7",
+    ]  # fmt: skip
+
+
 def test_the_kubernetes_example_sets_only_settings_that_exist() -> None:
     """Every CLEARSIGHT_ variable in the manifests is a setting, and its value is accepted."""
     container = _service_container()
@@ -82,13 +110,6 @@ def test_the_kubernetes_example_sets_only_settings_that_exist() -> None:
     grace = _deployment()["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert set(values) <= set(Settings.model_fields)
     assert grace > settings.drain_pause_s + settings.drain_s
-
-
-def test_compose_gives_the_service_longer_to_stop_than_it_takes_to_drain() -> None:
-    """`stop_grace_period` exceeds the drain settings' defaults."""
-    service = _yaml(DEPLOY.parent / "docker-compose.yml")[0]["services"]["service"]
-    settings = Settings()
-    assert int(service["stop_grace_period"].removesuffix("s")) > settings.drain_pause_s + settings.drain_s
 
 
 def test_probes_ask_endpoints_that_the_service_has() -> None:
