@@ -14,7 +14,10 @@ from functools import cached_property
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image: how to read its file, the SHA-256 of that file's bytes, its class and where it came from."""
+    """One image: how to read its file, the SHA-256 of its content, its class and where it came from.
+
+    The content is the file's bytes, or the pixels where the source holds arrays.
+    """
 
     read: Callable[[], bytes]
     digest: str
@@ -44,7 +47,7 @@ class Split:
         return self.items[index].read()
 
     def digest(self, index: int) -> str:
-        """Return the SHA-256 of `encoded(index)`, as hex."""
+        """Return the SHA-256 of the image's content, as hex."""
         return self.items[index].digest
 
     def origin(self, index: int) -> str:
@@ -68,6 +71,11 @@ class Dataset:
         parts = (self.train, self.validation, self.test)
         lines = sorted(f"{item.digest} {self.labels[item.target]}" for split in parts for item in split.items)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def file_digest(file: bytes) -> str:
+    """Return the SHA-256 of a file's bytes, as hex."""
+    return hashlib.sha256(file).hexdigest()
 
 
 def position(digest: str) -> float:

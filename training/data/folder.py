@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from training.data.dataset import Item
+from training.data.dataset import Item, file_digest
 from training.errors import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -42,10 +41,10 @@ def _classes(root: Path) -> list[str]:
     return names
 
 
-def items_below(root: Path, labels: Sequence[str]) -> Iterator[Item]:
+def items_below(root: Path, labels: Sequence[str], digest_of: Callable[[bytes], str] = file_digest) -> Iterator[Item]:
     """Yield the images below `<root>/<label>/`, in order, each with its content hash."""
     for target, label in enumerate(labels):
         if (root / label).is_dir():
             paths = (path for path in (root / label).rglob("*") if path.suffix.lower() in SUFFIXES)
             for path in sorted(paths):
-                yield Item(path.read_bytes, hashlib.sha256(path.read_bytes()).hexdigest(), target, str(path))
+                yield Item(path.read_bytes, digest_of(path.read_bytes()), target, str(path))
