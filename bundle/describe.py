@@ -42,6 +42,8 @@ def inspection(bundle: Bundle) -> Iterator[str]:
     yield f"temperature    {m.temperature:.4f}"
     for name, variant in m.variants.items():
         yield f"{name:<15}{_variant(m, variant)}"
+    for name, dropped in m.dropped.items():
+        yield f"{name:<15}dropped: {dropped.reason}"
     yield f"explain        {m.explain or 'none'}"
     yield from _metrics(m.metrics)
     if m.parity:

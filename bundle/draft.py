@@ -15,6 +15,7 @@ from bundle.manifest import (
     SCHEMA,
     Accuracy,
     Drift,
+    Dropped,
     FileFact,
     FileName,
     Golden,
@@ -70,6 +71,7 @@ class Draft:
     variants: dict[VariantName, SealedVariant]
     golden: dict[str, bytes]
     lineage: Lineage
+    dropped: dict[VariantName, Dropped] = field(default_factory=dict)
     temperature: float = 1.0
     explain: bytes | None = None
     metrics: Metrics | None = None
@@ -121,6 +123,7 @@ class Draft:
                 outputs=given,
                 graph=self.graph,
                 variants={name: _variant(name, sealed) for name, sealed in self.variants.items()},
+                dropped=self.dropped,
                 explain=EXPLAIN_FILE if self.explain is not None else None,
                 temperature=self.temperature,
                 metrics=self.metrics,

@@ -136,6 +136,14 @@ class Variant(Strict):
     """Nodes of the core that int8 left in float because accuracy needed it; empty for other variants."""
 
 
+class Dropped(Strict):
+    """A variant that the export made and did not keep."""
+
+    reason: str
+    accuracy: Accuracy | None
+    """What it was worth; null where it could not be made or run."""
+
+
 class ClassMetrics(Strict):
     """One class on the held-out split."""
 
@@ -253,6 +261,8 @@ class Manifest(Strict):
     outputs: tuple[TensorSpec, ...]
     graph: Graph
     variants: dict[VariantName, Variant]
+    dropped: dict[VariantName, Dropped]
+    """Variants that were asked for and are not here, each with the reason."""
     explain: FileName | None
     """The graph with output `cam` [batch, classes, h, w], float32: class activation maps; null where none exists."""
     temperature: Annotated[float, Field(gt=0)]
@@ -271,6 +281,8 @@ class Manifest(Strict):
             raise ValueError("labels must not repeat")
         if "fp32" not in self.variants:
             raise ValueError("variants must hold fp32")
+        if both := sorted(set(self.variants) & set(self.dropped)):
+            raise ValueError(f"{both[0]} is listed in variants and in dropped")
         outputs = {spec.name: spec for spec in self.outputs}
         if "probabilities" not in outputs:
             raise ValueError("outputs must hold probabilities")

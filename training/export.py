@@ -27,6 +27,7 @@ from bundle.stamp import Stamp
 from scipy.special import softmax
 from torch import nn
 
+from training.bundle_report import REPORT_FILE, bundle_report
 from training.core import export_core, front_of
 from training.data.augment import Normalise
 from training.data.tensors import Images, decode
@@ -67,6 +68,7 @@ def export(run: TrainedRun) -> Exported:
         preprocessing=run.preprocessing,
         graph=work.graph(),
         variants=chosen.variants,
+        dropped=chosen.dropped,
         golden=dict(_golden(run, work.probabilities, chosen)),
         lineage=_lineage(run),
         temperature=work.temperature,
@@ -79,6 +81,7 @@ def export(run: TrainedRun) -> Exported:
             DIGESTS_FILE: pack_digests([run.data.train, run.data.validation]),
         },
     )
+    draft.extra_files[REPORT_FILE] = bundle_report(run, draft, work.test_outputs)
     return Exported(draft, work.probabilities, chosen)
 
 

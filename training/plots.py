@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+from bundle.manifest import Drift
 from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
 
@@ -60,4 +61,21 @@ def draw_reliability(probabilities: Floats, targets: Integers) -> Figure:
     axes.legend(loc="upper left")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
+    return figure
+
+
+def draw_drift(drift: Drift) -> Figure:
+    """Draw what a bundle remembers of its validation images: four histograms and the classes it answered."""
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    panels = figure.subplots(2, 3).flatten()
+    for axes, name in zip(panels, ("brightness", "contrast", "sharpness", "confidence"), strict=False):
+        histogram = getattr(drift, name)
+        axes.stairs(histogram.counts, histogram.edges, fill=True, alpha=0.6)
+        axes.set_title(name)
+    panels[2].set_xscale("symlog")
+    panels[4].bar(range(len(drift.predicted)), list(drift.predicted.values()), alpha=0.6)
+    panels[4].set_title("predicted class")
+    if len(drift.predicted) <= ANNOTATED_CLASSES:
+        panels[4].set_xticks(range(len(drift.predicted)), list(drift.predicted), rotation=45, ha="right")
+    panels[5].set_axis_off()
     return figure

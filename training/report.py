@@ -32,9 +32,14 @@ LOCAL = ("data.path", "data.feedback")
 
 
 def write_report(path: Path, test: Split | None, probabilities: Floats | None) -> Path:
-    """Write `report.html` into a run folder and return it.
+    """Write `report.html` into a run folder and return it; see `report_page`."""
+    write_bytes(path / REPORT_FILE, report_page("report.html", path, test, probabilities).encode())
+    return path / REPORT_FILE
 
-    `probabilities` [n, classes] are the model's for `test`; without them the page holds the curves only.
+
+def report_page(template: str, path: Path, test: Split | None, probabilities: Floats | None, **more: Any) -> str:
+    """Return the page of a run. `probabilities` [n, classes] are the model's for `test`; without them the page holds
+    the curves only. `more` is what the template asks for besides.
     """
     facts = read_facts(path)
     recipe, labels = parse_recipe(facts["recipe"]), facts["labels"]
@@ -42,8 +47,8 @@ def write_report(path: Path, test: Split | None, probabilities: Floats | None) -
     shown: dict[str, Any] = {"evaluation": None, "errors": []}
     if test is not None and probabilities is not None:
         shown = _judged(test, probabilities, labels, recipe.input.preprocessing())
-    page = render(
-        "report.html",
+    return render(
+        template,
         title=f"{recipe.name}: {recipe.model.name}",
         subtitle=f"{path.name} · {len(history)} epochs, {sum(line['seconds'] for line in history) / 60:.1f} minutes",
         curves={quantity: as_svg(draw_curves(history, quantity)) for quantity in QUANTITIES},
@@ -52,9 +57,8 @@ def write_report(path: Path, test: Split | None, probabilities: Floats | None) -
         facts=_flat({**facts["data"], **facts["environment"], "started": facts["started"]}),
         recipe={key: value for key, value in _flat(facts["recipe"]).items() if key not in LOCAL},
         **shown,
+        **more,
     )
-    write_bytes(path / REPORT_FILE, page.encode())
-    return path / REPORT_FILE
 
 
 def write_evaluation(

@@ -11,7 +11,7 @@ import onnx
 from bundle import session
 from bundle.draft import SealedVariant
 from bundle.front import Front
-from bundle.manifest import Accuracy, VariantName
+from bundle.manifest import Accuracy, Dropped, VariantName
 from bundle.stamp import Stamp
 
 from training.latency import machine, measure_latency
@@ -45,10 +45,10 @@ class Material:
 
 @dataclass(slots=True)
 class Chosen:
-    """The variants that stay, and a sentence for each that does not."""
+    """The variants that stay, and the reason for each that does not."""
 
     variants: dict[VariantName, SealedVariant]
-    dropped: dict[VariantName, str] = field(default_factory=dict)
+    dropped: dict[VariantName, Dropped] = field(default_factory=dict)
     answers: dict[VariantName, npt.NDArray[np.float32]] = field(default_factory=dict)
     """Probabilities [n, classes] of each kept variant for the test split."""
 
@@ -63,10 +63,10 @@ def choose_variants(material: Material, settings: Export) -> Chosen:
         graphs["fp16"] = make_fp16(material.core, material.front, material.roles, material.stamp)
     answers = {name: predict(raw, material.test) for name, raw in graphs.items()}
     accuracies = {name: _accuracy(answers["fp32"], got, material.test_targets) for name, got in answers.items()}
-    dropped: dict[VariantName, str] = {
-        name: f"top-1 {a.top1:.4f} is {-a.difference:.4f} below fp32; the budget is {settings.max_top1_drop:g}"
-        for name, a in accuracies.items()
-        if a.difference < -settings.max_top1_drop
+    dropped = {
+        name: Dropped(reason=_too_low(accuracy, settings.max_top1_drop), accuracy=accuracy)
+        for name, accuracy in accuracies.items()
+        if accuracy.difference < -settings.max_top1_drop
     }
     kept = {name: raw for name, raw in graphs.items() if name not in dropped}
     latency = measure_latency(
@@ -112,6 +112,10 @@ def _accuracy(reference: npt.NDArray[np.float32], probabilities: npt.NDArray[np.
         difference_interval=None if same else paired.interval,
         agreement=paired.agreement,
     )
+
+
+def _too_low(accuracy: Accuracy, budget: float) -> str:
+    return f"top-1 {accuracy.top1:.4f} is {-accuracy.difference:.4f} below fp32; the budget is {budget:g}"
 
 
 def _milliseconds(seconds: dict[int, list[float]]) -> dict[str, float]:

@@ -33,8 +33,6 @@ def _export(options: argparse.Namespace) -> int:
         store.promote(name, version)
     for line in describe.inspection(bundle):
         print(line)
-    for variant, reason in exported.chosen.dropped.items():
-        print(f"{variant} was dropped: {reason}")
     if store.channels(name).champion != version:
         print(f"not champion; to make it so: python -m bundle promote {name}/{version}")
     return 0
