@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bundle.store import Store
-from tests.e2e.running import Running, service, wait_for
+from tests.e2e.running import ROOT, Running, service, wait_for
 from tests.e2e.traffic import Sample, Traffic, make_samples
 from tests.factory import publish_colors
 
@@ -26,6 +28,30 @@ def running(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     publish_colors(root, champion=False, gain=2.0)
     with service(root, tmp_path_factory.mktemp("service"), **request.param) as started:
         yield started, root
+
+
+def bundle_command(root: Path, *arguments: str) -> str:
+    """Run `python -m bundle` as an operator does, and return what it printed."""
+    command = [sys.executable, "-m", "bundle", "--store", str(root), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_promote_and_rollback_are_one_command_each_and_safe_under_load(running: tuple[Running, Path]) -> None:
+    started, root = running
+    with Traffic(started.port, make_samples(root, count=200)) as traffic:
+        traffic.after(100)
+        for _ in range(2):
+            seen = dict(traffic.report.versions)
+            assert bundle_command(root, "promote", "colors/2") == "colors: champion 1 -> 2\n"
+            traffic.until(lambda seen=seen: traffic.report.versions["2"] > seen.get("2", 0) + 100)
+            seen = dict(traffic.report.versions)
+            assert bundle_command(root, "rollback", "colors") == "colors: champion 2 -> 1\n"
+            traffic.until(lambda seen=seen: traffic.report.versions["1"] > seen["1"] + 100)
+    assert traffic.report.wrong == []
+    assert dict(traffic.report.statuses) == {"200": traffic.good()}
+    assert set(traffic.report.versions) == {"1", "2"}
 
 
 def test_versions_change_under_load_without_a_failed_or_wrong_answer(running: tuple[Running, Path]) -> None:
