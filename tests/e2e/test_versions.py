@@ -40,7 +40,7 @@ def bundle_command(root: Path, *arguments: str) -> str:
 
 def test_promote_and_rollback_are_one_command_each_and_safe_under_load(running: tuple[Running, Path]) -> None:
     started, root = running
-    with Traffic(started.port, make_samples(root, count=200)) as traffic:
+    with Traffic(started.port, make_samples(root, count=200), clients=4) as traffic:
         traffic.after(100)
         for _ in range(2):
             seen = dict(traffic.report.versions)
