@@ -26,17 +26,16 @@ from service.port import Answer
 
 _PATIENCE_S = 0.02
 """Work that waited longer than this is asked whether its client is still there."""
+_CAUTION = 1.1
+"""Batches vary: a deadline counts as met when the prediction, made so much longer, still meets it."""
 
 
 class Batcher:
     """Queues work per lane and runs it on a fixed number of runners; bounded, fair, and without polling."""
 
-    def __init__(
-        self, runners: int, queue_images: int, objective_s: float, report: Callable[[BatchReport], None]
-    ) -> None:
+    def __init__(self, runners: int, queue_images: int, report: Callable[[BatchReport], None]) -> None:
         self.runners = runners
         self.queue_images = queue_images
-        self.objective_s = objective_s
         self._report = report
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -105,7 +104,7 @@ class Batcher:
         return ahead / self.runners + residual
 
     def admit(self, lane: Lane, images: int, deadline: float) -> None:
-        """Refuse work that would wait beyond the objective, end beyond its deadline, or not fit into the queue.
+        """Refuse work that would end beyond its deadline or does not fit into the queue.
 
         Raises `QueueFull` or `DeadlineUnreachable` with the seconds after which a retry is likely to be admitted.
         """
@@ -113,21 +112,18 @@ class Batcher:
             raise EngineUnavailable("The engine is shutting down.", retry_after_s=1.0)
         if self._busy < self.runners and not lane.images:
             return
-        wait_s = self.wait_ahead_s(lane)
-        retry_s = max(wait_s - self.objective_s / 2, lane.batch_s)
-        queued = self.queued
+        wait_s, queued = self.wait_ahead_s(lane), self.queued
         if queued + images > self.queue_images and lane.images + images > self.queue_images / max(1, len(self._lanes)):
-            raise QueueFull(f"{queued} images are waiting; at most {self.queue_images} may.", retry_after_s=retry_s)
-        run_s = max(lane.batch_s, images * lane.cost_s / self.runners)
-        if wait_s + lane.batch_s > self.objective_s and lane.images:
-            raise DeadlineUnreachable(
-                f"About {wait_s:.2f} s of work are waiting; the service answers within {self.objective_s:.2f} s.",
-                retry_after_s=retry_s,
+            raise QueueFull(
+                f"{queued} images are waiting; at most {self.queue_images} may.",
+                retry_after_s=max(wait_s / 2, lane.batch_s),
             )
-        if time.monotonic() + wait_s + run_s > deadline:
+        end_s = _CAUTION * (wait_s + max(lane.batch_s, images * lane.cost_s / self.runners))
+        late_s = end_s - (deadline - time.monotonic())
+        if late_s > 0:
             raise DeadlineUnreachable(
-                f"The answer would take about {wait_s + run_s:.3f} s, which is after the deadline.",
-                retry_after_s=retry_s,
+                f"The answer would take about {end_s:.3f} s, which is after the deadline.",
+                retry_after_s=max(late_s, lane.batch_s),
             )
 
     # Work

@@ -335,9 +335,7 @@ class Fleet:
         self._threading = Threading(runners, threads, cores)
         self._device_note = note
         self.device = device
-        self.batcher = Batcher(
-            runners, self.settings.queue_images, self.settings.p99_objective_ms / 1000, self.metrics.batch
-        )
+        self.batcher = Batcher(runners, self.settings.queue_images, self.metrics.batch)
         self.batcher.start()
         return device, self._threading
 

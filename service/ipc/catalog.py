@@ -27,7 +27,6 @@ class News:
     """Models that exist and have no champion that serves, with the reason."""
     statuses: list[dict[str, Any]] = field(default_factory=list)
     waits_s: dict[int, float] = field(default_factory=dict)
-    objective_s: float = 0.0
 
     def encode(self) -> bytes:
         """Return the edition as JSON."""

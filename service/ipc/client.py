@@ -46,7 +46,6 @@ class EngineClient:
         self.link = Link(instance, metrics)
         self._local = threading.local()
         self._numbers = itertools.count(1)
-        self._waits: dict[ServedModel, tuple[float, float]] = {}
 
     def start(self) -> None:
         """Begin to listen to the engine."""
@@ -90,15 +89,12 @@ class EngineClient:
     def admit(self, deadline: float, images: int = 1, model: str | None = None) -> None:
         """See `EnginePort.admit`: judged by what the engine said with its last reply, so it costs no message."""
         served = self.resolve(model, None)
-        news = self.link.news
-        assert news is not None
         now = time.monotonic()
-        wait_s, said_at = self._waits.get(served, (0.0, now))
-        wait_s -= now - said_at
-        if wait_s > news.objective_s or now + wait_s > deadline:
+        wait_s, said_at = self.link.waits.get(self._find(served) or 0, (0.0, now))
+        late_s = wait_s - (now - said_at) - (deadline - now)
+        if late_s > 0:
             raise DeadlineUnreachable(
-                f"About {wait_s:.2f} s of work are waiting; the service answers within {news.objective_s:.2f} s.",
-                retry_after_s=wait_s - news.objective_s / 2,
+                f"About {wait_s:.3f} s of work are waiting, which is beyond the deadline.", retry_after_s=late_s
             )
 
     def infer(
@@ -113,25 +109,26 @@ class EngineClient:
         """See `EnginePort.infer`."""
         check_request(served, rows, outputs)
         epoch, socket = self._socket()
-        number = next(self._numbers).to_bytes(8, "big")
+        number, served_number = next(self._numbers).to_bytes(8, "big"), self._number_of(served)
         try:
-            socket.send_multipart(
-                wire.request_frames(number, self._number_of(served), rows, deadline, outputs), zmq.NOBLOCK
-            )
+            socket.send_multipart(wire.request_frames(number, served_number, rows, deadline, outputs), zmq.NOBLOCK)
             frames = self._await(socket, number, epoch, deadline, gone)
         except zmq.Again:
             raise EngineUnavailable("The engine is being started.", retry_after_s=1.0) from None
         if frames[1] == wire.REFUSAL:
             raise wire.parse_refusal(frames[2])
         answer, wait_s = wire.parse_answer(frames, served, len(rows), outputs)
-        self._waits[served] = (wait_s, time.monotonic())
+        self.link.waits[served_number] = (wait_s, time.monotonic())
         return answer
 
+    def _find(self, served: ServedModel) -> int | None:
+        return next((number for number, known in self.link.served.items() if known is served), None)
+
     def _number_of(self, served: ServedModel) -> int:
-        for number, known in self.link.served.items():
-            if known is served:
-                return number
-        raise ModelRetired(f"{served.name} version {served.version} was replaced while the request was read.")
+        number = self._find(served)
+        if number is None:
+            raise ModelRetired(f"{served.name} version {served.version} was replaced while the request was read.")
+        return number
 
     def _socket(self) -> tuple[str, Any]:
         """Return this thread's socket to the engine that is there; a socket to an earlier one is thrown away."""

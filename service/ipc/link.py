@@ -21,7 +21,7 @@ from service.port import ServedModel
 
 log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.link"))
 
-SILENCE_S = 2.0
+SILENCE_S = 3.0
 """Without news for this long, the engine counts as gone."""
 _BRING_S = 0.5
 _CALL_S = 5.0
@@ -37,6 +37,8 @@ class Link:
         self.served: dict[int, ServedModel] = {}
         self.epoch = ""
         """The engine that is there; empty while none is."""
+        self.waits: dict[int, tuple[float, float]] = {}
+        """By number of the served version: seconds that a new image would wait, and when the engine said so."""
         self._instance = instance
         self._metrics = metrics
         self._manifests: dict[str, ServedModel] = {}
@@ -143,7 +145,8 @@ class Link:
             log.info("engine.found", epoch=news.epoch)
         self._manifests = {f"{news.epoch}/{number}": model for number, model in served.items()}
         self.served, self.news, self.epoch = served, news, news.epoch
-        self._heard_at = time.monotonic()
+        self._heard_at = now = time.monotonic()
+        self.waits = {number: (wait_s, now) for number, wait_s in news.waits_s.items()}
         self._metrics.engine_up.set(1)
         self.first_news.set()
 

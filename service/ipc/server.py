@@ -223,7 +223,12 @@ class Server:
         )
 
     def _edition(self) -> News:
-        """Number what is served and describe it."""
+        """Number what is served and describe it.
+
+        What answers is read before the lanes: a lane is there before it is named, and for a while after.
+        """
+        statuses = self.engine.models()
+        champions, absent = self.engine.fleet.champions()
         lanes = self.engine.fleet.lanes
         for served in lanes:
             if served not in self._numbers:
@@ -231,7 +236,6 @@ class Server:
                 self._numbers[served], self._by_number[number] = number, served
         for served in [s for s in self._numbers if s not in lanes]:
             self._by_number.pop(self._numbers.pop(served))
-        champions, absent = self.engine.fleet.champions()
         return News(
             self.epoch,
             self.engine.state(),
@@ -239,9 +243,8 @@ class Server:
             {number: describe(served) for number, served in self._by_number.items()},
             {name: self._numbers[served] for name, served in champions.items() if served in self._numbers},
             absent,
-            [status_fields(s, self._numbers.get(s.served) if s.served else None) for s in self.engine.models()],
+            [status_fields(s, self._numbers.get(s.served) if s.served else None) for s in statuses],
             {self._numbers[served]: self._wait_ahead_s(served) for served in lanes},
-            self.engine.settings.p99_objective_ms / 1000,
         )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +19,9 @@ class Load:
     """What an open loop saw."""
 
     seconds: float
+    """How long requests were offered."""
+    in_time: int = 0
+    """Good answers while requests were offered."""
     statuses: Counter[int] = field(default_factory=Counter)
     latencies_s: list[float] = field(default_factory=list)
     """Of answers with status 200, from the moment the request was due."""
@@ -26,53 +30,74 @@ class Load:
     unanswered: int = 0
     slowest_probe_s: float = 0.0
 
+    @property
+    def goodput(self) -> float:
+        """Good answers a second, while requests were offered."""
+        return self.in_time / self.seconds
+
     def quantile(self, share: float) -> float:
         """Return a quantile of the latencies in seconds."""
         return float(np.quantile(self.latencies_s, share))
 
 
-def offer(port: int, samples: list[Sample], rate: float, seconds: float, connections: int = 128) -> Load:
+Judge = Callable[[Sample, bytes], tuple[str, str]]
+"""Returns the version that answered and what is wrong with its answer."""
+
+
+def offer(
+    port: int, samples: list[Sample], rate: float, seconds: float, connections: int = 128, judge: Judge = check
+) -> Load:
     """Offer Poisson arrivals at a rate for some seconds, on at most so many connections, probing health beside it."""
-    return asyncio.run(_offer(port, samples, rate, seconds, connections))
+    return asyncio.run(_Offer(port, samples, connections, judge, Load(seconds)).run(rate))
 
 
-async def _offer(port: int, samples: list[Sample], rate: float, seconds: float, connections: int) -> Load:
-    load = Load(seconds)
-    pool: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter] | None] = asyncio.Queue()
-    for _ in range(connections):
-        pool.put_nowait(None)
-    draw = random.Random(3)
-    began = time.monotonic()
-    due, tasks = 0.0, []
-    probes = asyncio.create_task(_probe(port, load))
-    while due < seconds:
-        await asyncio.sleep(max(0.0, began + due - time.monotonic()))
-        sample = samples[len(tasks) % len(samples)]
-        tasks.append(asyncio.create_task(_request(port, pool, sample, began + due, load)))
-        due += draw.expovariate(rate)
-    done, pending = await asyncio.wait(tasks, timeout=30)
-    load.unanswered = len(pending) + sum(1 for task in done if task.exception())
-    probes.cancel()
-    while not pool.empty():
-        if connection := pool.get_nowait():
+class _Offer:
+    """One open loop in progress."""
+
+    def __init__(self, port: int, samples: list[Sample], connections: int, judge: Judge, load: Load) -> None:
+        self.port = port
+        self.samples = samples
+        self.judge = judge
+        self.load = load
+        self.began = time.monotonic()
+        self.pool: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter] | None] = asyncio.Queue()
+        for _ in range(connections):
+            self.pool.put_nowait(None)
+
+    async def run(self, rate: float) -> Load:
+        load, draw = self.load, random.Random(3)
+        due, tasks = 0.0, []
+        probes = asyncio.create_task(_probe(self.port, load))
+        while due < load.seconds:
+            await asyncio.sleep(max(0.0, self.began + due - time.monotonic()))
+            sample = self.samples[len(tasks) % len(self.samples)]
+            tasks.append(asyncio.create_task(self.request(sample, self.began + due)))
+            due += draw.expovariate(rate)
+        done, pending = await asyncio.wait(tasks, timeout=30)
+        load.unanswered = len(pending) + sum(1 for task in done if task.exception())
+        probes.cancel()
+        while not self.pool.empty():
+            if connection := self.pool.get_nowait():
+                connection[1].close()
+        return load
+
+    async def request(self, sample: Sample, due: float) -> None:
+        load = self.load
+        connection = await self.pool.get() or await asyncio.open_connection("127.0.0.1", self.port)
+        status, headers, body = await _post(*connection, sample.data)
+        now = time.monotonic()
+        load.statuses[status] += 1
+        if status == 200:
+            load.latencies_s.append(now - due)
+            load.in_time += now - self.began <= load.seconds
+            if fault := self.judge(sample, body)[1]:
+                load.wrong.append(fault)
+        elif b"retry-after" in headers:
+            load.retry_after_s.append(int(headers[b"retry-after"]))
+        if headers.get(b"connection") == b"close":
             connection[1].close()
-    return load
-
-
-async def _request(port: int, pool: asyncio.Queue, sample: Sample, due: float, load: Load) -> None:  # type: ignore[type-arg]
-    connection = await pool.get() or await asyncio.open_connection("127.0.0.1", port)
-    status, headers, body = await _post(*connection, sample.data)
-    load.statuses[status] += 1
-    if status == 200:
-        load.latencies_s.append(time.monotonic() - due)
-        if fault := check(sample, body)[1]:
-            load.wrong.append(fault)
-    elif b"retry-after" in headers:
-        load.retry_after_s.append(int(headers[b"retry-after"]))
-    if headers.get(b"connection") == b"close":
-        connection[1].close()
-        connection = None
-    pool.put_nowait(connection)
+            connection = None
+        self.pool.put_nowait(connection)
 
 
 async def _post(
