@@ -18,12 +18,13 @@ serve: $(VENV)/.service ## serve the bundles in exported/ on port 8000
 test: lint ## install everything, then run lint, types and all tests
 	$(PY) -m pytest
 
-lint: $(VENV)/.dev ## ruff, mypy, hadolint and the schema of the compose files
+lint: $(VENV)/.dev ## ruff, mypy, hadolint and the schemas of the compose files and Kubernetes manifests
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/hadolint Dockerfile
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml docker-compose.gpu.yml
+	$(VENV)/bin/kubernetes-validate --strict --quiet deploy/kubernetes/clearsight.yaml
 
 format: $(VENV)/.dev ## rewrite the code in the project's format
 	$(PY) -m ruff check --fix .
