@@ -57,38 +57,9 @@ def file_of(
     allowzero=False,
 ):
     """Write the network as another tool would, and return the path."""
-    nodes, current = [], f"{prefix}x"
-    if layout == "NHWC":
-        nodes.append(helper.make_node("Transpose", [current], ["nchw"], perm=[0, 3, 1, 2]))
-        current = "nchw"
-    if dtype != TensorProto.FLOAT:
-        nodes.append(helper.make_node("Cast", [current], ["wide"], to=TensorProto.FLOAT))
-        current = "wide"
-    nodes += [
-        helper.make_node("Conv", [current, "kernel"], ["conv"], strides=[2, 2], kernel_shape=[3, 3]),
-        helper.make_node("Relu", ["conv"], ["relu"]),
-        helper.make_node("GlobalAveragePool", ["relu"], ["pool"]),
-    ]
     tensors = {"kernel": KERNEL, "head": HEAD, "bias": BIAS}
-    if reshape_to is not None:
-        tensors["target"] = np.array(reshape_to, np.int64)
-        unopenable = {"allowzero": 1} if allowzero else {}
-        nodes.append(helper.make_node("Reshape", ["pool", "target"], ["flat"], **unopenable))
-    else:
-        nodes.append(helper.make_node("Flatten", ["pool"], ["flat"]))
-    nodes.append(helper.make_node("Gemm", ["flat", "head", "bias"], ["scores"]))
-    last = "scores"
-    if softmax_inside:
-        nodes.append(helper.make_node("Softmax", [last], ["chances"], axis=1))
-        last = "chances"
-    shape = [batch, 5]
-    if four_dimensional:
-        tensors["corner"] = np.array([0, 5, 1, 1] if opset >= 7 else [-1, 5, 1, 1], np.int64)
-        nodes.append(helper.make_node("Reshape", [last, "corner"], ["corners"]))
-        last, shape = "corners", [batch, 5, 1, 1]
-    if dtype == TensorProto.FLOAT16:
-        nodes.append(helper.make_node("Cast", [last], ["half"], to=TensorProto.FLOAT16))
-        last = "half"
+    nodes = _front(layout, dtype, prefix) + _core(tensors, reshape_to, allowzero)
+    tail, last, shape = _back(tensors, batch, dtype, softmax_inside, corner_ends(opset) if four_dimensional else None)
     dims = [batch, 3, size, size] if layout == "NCHW" else [batch, size, size, 3]
     inputs = [helper.make_tensor_value_info(f"{prefix}x", dtype, dims)]
     if weights_as_inputs:
@@ -97,7 +68,7 @@ def file_of(
         ]
     kind = TensorProto.FLOAT16 if dtype == TensorProto.FLOAT16 else TensorProto.FLOAT
     graph = helper.make_graph(
-        nodes,
+        nodes + tail,
         "elsewhere",
         inputs,
         [helper.make_tensor_value_info(last, kind, shape)],
@@ -109,6 +80,55 @@ def file_of(
     )
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def corner_ends(opset):
+    """The target of the reshape to [n, 5, 1, 1]; a zero keeps a dimension since opset 7."""
+    return [0, 5, 1, 1] if opset >= 7 else [-1, 5, 1, 1]
+
+
+def _front(layout, dtype, prefix):
+    """Bring the input into NCHW and float32, and convolve it."""
+    nodes, current = [], f"{prefix}x"
+    if layout == "NHWC":
+        nodes.append(helper.make_node("Transpose", [current], ["nchw"], perm=[0, 3, 1, 2]))
+        current = "nchw"
+    if dtype != TensorProto.FLOAT:
+        nodes.append(helper.make_node("Cast", [current], ["wide"], to=TensorProto.FLOAT))
+        current = "wide"
+    return [
+        *nodes,
+        helper.make_node("Conv", [current, "kernel"], ["conv"], strides=[2, 2], kernel_shape=[3, 3]),
+        helper.make_node("Relu", ["conv"], ["relu"]),
+        helper.make_node("GlobalAveragePool", ["relu"], ["pool"]),
+    ]
+
+
+def _core(tensors, reshape_to, allowzero):
+    """From the pooled features to the scores, by Flatten or by a Reshape to a given shape."""
+    if reshape_to is not None:
+        tensors["target"] = np.array(reshape_to, np.int64)
+        unopenable = {"allowzero": 1} if allowzero else {}
+        flat = helper.make_node("Reshape", ["pool", "target"], ["flat"], **unopenable)
+    else:
+        flat = helper.make_node("Flatten", ["pool"], ["flat"])
+    return [flat, helper.make_node("Gemm", ["flat", "head", "bias"], ["scores"])]
+
+
+def _back(tensors, batch, dtype, softmax_inside, corner):
+    """What comes behind the scores; with the name and the shape of the output."""
+    nodes, last, shape = [], "scores", [batch, 5]
+    if softmax_inside:
+        nodes.append(helper.make_node("Softmax", [last], ["chances"], axis=1))
+        last = "chances"
+    if corner:
+        tensors["corner"] = np.array(corner, np.int64)
+        nodes.append(helper.make_node("Reshape", [last, "corner"], ["corners"]))
+        last, shape = "corners", [batch, 5, 1, 1]
+    if dtype == TensorProto.FLOAT16:
+        nodes.append(helper.make_node("Cast", [last], ["half"], to=TensorProto.FLOAT16))
+        last = "half"
+    return nodes, last, shape
 
 
 KERAS = ["--layout", "NHWC", "--color", "BGR", "--scale", "1/127.5", "--mean", "1", "--output", "probabilities"]
