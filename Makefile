@@ -56,8 +56,8 @@ fuzz: $(VENV)/.dev ## fuzz decoding, the V2 parser and the whole API, FUZZ_FACTO
 	FUZZ_FACTOR=$${FUZZ_FACTOR:-50} $(PY) -m pytest --timeout 7200 \
 	  tests/bundle/test_preprocess_fuzz.py tests/service/test_v2_tensors.py tests/api/test_schemathesis.py
 
-audit: $(VENV)/.dev ## look for known vulnerabilities in the pinned dependencies (needs pypi.org)
-	$(PY) -m pip_audit --requirement constraints.txt --disable-pip --no-deps --strict
+audit: $(VENV)/.dev ## look for known vulnerabilities in the pinned dependencies (asks pypi.org, or OSV=<address>)
+	$(PY) .ci/audit.py constraints.txt $(if $(OSV),--osv $(OSV))
 
 up: ## docker compose up: the service and Prometheus
 	docker compose up --build
