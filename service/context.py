@@ -24,7 +24,11 @@ class Collaborators:
         self.settings = settings
         self.engine = engine
         self.draining = draining
-        self.limits = Limits(max_bytes=settings.max_image_bytes, max_pixels=settings.max_pixels)
+        self.limits = Limits(
+            max_bytes=settings.max_image_bytes,
+            max_pixels=settings.max_pixels,
+            max_decode_seconds=settings.max_decode_s,
+        )
         self.tickets = Tickets(settings.tickets)
 
 

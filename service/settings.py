@@ -59,6 +59,9 @@ class Settings(BaseSettings):
     )
     max_image_bytes: Bytes = Field(20 * 2**20, description="largest encoded image")
     max_pixels: Bytes = Field(50_000_000, description="most pixels of one image, judged from its header")
+    max_decode_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        10.0, description="most seconds that decoding one image may take"
+    )
     max_images: Annotated[int, Field(ge=1, le=4096)] = Field(64, description="most images in one request")
     deadline_ms: Annotated[float, Field(gt=0)] = Field(
         10_000.0, description="deadline of a request without X-Request-Deadline-Ms, in milliseconds"

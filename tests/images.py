@@ -76,11 +76,29 @@ def with_orientation(image: Image.Image, orientation: int, image_format: str, **
     return encode(image, image_format, exif=exif, **options)
 
 
-def scans_bomb(scans: int) -> bytes:
-    """Return a progressive JPEG whose last scan is repeated: small, and a pass over every pixel for each."""
-    data = encode(photo(64, 64), "JPEG", progressive=True)
+def scans_bomb(scans: int, image: Image.Image | None = None, pad: int = 0) -> bytes:
+    """Return a progressive JPEG whose last scan is repeated: small, and a pass over every pixel for each.
+
+    Each repetition is preceded by a comment of `pad` bytes, which makes the file longer and not slower.
+    """
+    data = encode(image or photo(64, 64), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
-    return data[:last] + data[last:-2] * scans + data[-2:]
+    comment = b"\xff\xfe" + struct.pack(">H", pad) + bytes(pad - 2) if pad else b""
+    return data[:last] + (comment + data[last:-2]) * scans + data[-2:]
+
+
+def tiff_of_frames(count: int) -> bytes:
+    """Return an uncompressed TIFF of very many frames of one red pixel each, each directory behind the other."""
+    tags = ((256, 1), (257, 1), (258, 8), (259, 1), (262, 2), (277, 3), (278, 1), (279, 3))
+    size = 2 + 12 * (len(tags) + 1) + 4 + 3
+    frames = [struct.pack("<2sHI", b"II", 42, 8)]
+    for index in range(count):
+        at = 8 + index * size
+        entries = sorted([*tags, (273, at + size - 3)])
+        packed = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+        following = at + size if index + 1 < count else 0
+        frames.append(struct.pack("<H", len(entries)) + packed + struct.pack("<I", following) + b"\xfa\0\0")
+    return b"".join(frames)
 
 
 def tiled_tiff(size: int, tile: int) -> bytes:

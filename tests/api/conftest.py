@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
+from service.access import new_key
 from service.app import create_app
 from service.engine.engine import Engine, running
 from service.metrics import Metrics
@@ -28,6 +29,29 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(store: Path) -> Iterator[Running]:
     """One real service, two workers and their shared engine, for every test that leaves it as it found it."""
     with serving(store, "colors", workers=2) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def admin_key() -> tuple[str, str]:
+    """A key that may do everything, and its line in the file of keys."""
+    return new_key("everything", ("predict", "admin"))
+
+
+@pytest.fixture(scope="session")
+def admin(admin_key: tuple[str, str]) -> dict[str, str]:
+    """The headers that open `opened`."""
+    return {"X-API-Key": admin_key[0]}
+
+
+@pytest.fixture(scope="session")
+def opened(store: Path, admin_key: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service with everything that a setting opens: keys, admin endpoints, feedback."""
+    folder = tmp_path_factory.mktemp("opened")
+    (folder / "keys").write_text(admin_key[1] + "\n")
+    with serving(
+        store, "colors", workers=2, api_keys=folder / "keys", feedback=folder / "feedback", feedback_max_bytes=2**40
+    ) as running:
         yield running
 
 
