@@ -23,8 +23,7 @@ bind = (
     else (f"{settings.host}:{settings.port}")
 )
 workers = settings.workers
-# gunicorn's own threads where it must speak TLS; else ours, which slow clients cannot occupy.
-worker_class = "gthread" if settings.tls_certificate else "service.worker.Worker"
+worker_class = "service.worker.Worker"
 threads = settings.threads
 worker_connections = settings.connections
 keepalive = max(1, int(settings.keepalive_s))

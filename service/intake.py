@@ -230,6 +230,7 @@ def has_left(sock: socket.socket) -> bool:
     """Return whether the other end closed the connection. Never blocks and reads nothing away."""
     try:
         readable, _, _ = select.select([sock], [], [], 0)
-        return bool(readable) and sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        # Below TLS too: the end of the connection is no secret, and an SSLSocket does not peek.
+        return bool(readable) and socket.socket.recv(sock, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
     except (OSError, ValueError):
         return True

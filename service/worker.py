@@ -12,6 +12,7 @@ import json
 import queue
 import selectors
 import socket
+import ssl
 import threading
 import time
 from functools import partial
@@ -19,6 +20,7 @@ from typing import Any
 
 from gunicorn import util
 from gunicorn.http.errors import NoMoreData
+from gunicorn.sock import ssl_context
 from gunicorn.workers.gthread import ThreadWorker
 
 from service.connection import Connection
@@ -43,6 +45,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._ready: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
         self._snapshot = Snapshot(self.cfg)
         self._shared: Collaborators | None = None
+        self._tls: ssl.SSLContext | None = ssl_context(self.cfg) if self.cfg.is_ssl else None
         super().init_process()
 
     def load_wsgi(self) -> None:
@@ -80,6 +83,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         except OSError:
             return False  # another worker was quicker, or the client left
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self._tls:
+            try:  # the handshake comes with the first read, so a client that does not finish it holds no thread
+                sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            except OSError:
+                sock.close()
+                return
         self.nr_conns += 1
         self._await_request(Connection(sock, client, listener.getsockname()), self._shared_settings().read_timeout_s)
         return True
@@ -99,7 +108,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         was_idle = conn.idle
         try:
             data = sock.recv(conn.missing)
-        except (BlockingIOError, InterruptedError):
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
             self._register(conn)
             return
         except OSError:

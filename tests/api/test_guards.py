@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,19 +146,3 @@ def test_headers_over_the_limit_are_refused(server: Running) -> None:
             status = sock.recv(4096).split(b" ")[1]
         assert status in (b"400", b"431")
     assert requests.get(f"{server.url}/livez", timeout=10).status_code == 200
-
-
-def test_tls_by_two_settings(store: Path, tmp_path: Path) -> None:
-    openssl = shutil.which("openssl")
-    assert openssl, "openssl makes the certificate of this test"
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    with serving(store, "colors", tls_certificate=certificate, tls_key=key) as running:
-        answer = requests.post(f"{running.url}/predict", data=RED, verify=str(certificate), timeout=10)
-        assert answer.json()["predictions"][0]["label"] == "red"
-        with pytest.raises(requests.exceptions.SSLError):
-            requests.get(f"{running.url}/livez", timeout=10)
