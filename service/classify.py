@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from bundle.errors import ImageError, ImageSizeMismatch
+from bundle.errors import ClearsightError, ImageError, ImageSizeMismatch
 from bundle.preprocess import Prepared, preprocess
 from flask import request
 
 from service.context import Context
 from service.errors import ModelRetired, Overloaded
-from service.intake import departure_of
+from service.intake import deadline_of, departure_of, integer_of
+from service.parts import infer_parts
 from service.port import PROBABILITIES, Answer, Rows, ServedModel
+from service.problems import note_fault
 
 T = TypeVar("T")
 
@@ -29,12 +31,17 @@ class Target:
     deadline: float
 
 
+def target_of(ctx: Context, model: str | None, version: str | None) -> Target:
+    """Return whom a request asks, and until when it waits. Raises `RequestInvalid`."""
+    return Target(model, integer_of("version", version, None, 1), deadline_of(request, ctx.settings, ctx.started))
+
+
 @dataclass(slots=True)
 class Classified:
     """What became of the images: each prepared or refused, and one answer for those that were prepared."""
 
     served: ServedModel
-    prepared: list[Prepared | ImageError]
+    prepared: list[Prepared | ClearsightError]
     answer: Answer | None
 
 
@@ -75,16 +82,29 @@ def classify(
     *,
     alone: bool = False,
 ) -> Classified:
-    """Prepare encoded images by the model's recipe and run the good ones. With `alone`, a bad image is raised."""
+    """Prepare encoded images by the model's recipe and run the good ones; each gets its answer or its refusal.
+
+    With `alone`, a bad image is raised. Raises a refusal of the engine when it concerns every image.
+    """
 
     def attempt(served: ServedModel) -> Classified:
-        prepared = [prepare(ctx, served, data, alone) for data in images]
+        prepared: list[Prepared | ClearsightError] = [prepare(ctx, served, data, alone) for data in images]
         ctx.mark("decode")
-        good = [one.pixels for one in prepared if isinstance(one, Prepared)]
+        good = {place: one.pixels for place, one in enumerate(prepared) if isinstance(one, Prepared)}
         if not good:
             return Classified(served, prepared, None)
-        rows = good[0][None] if len(good) == 1 else np.stack(good)
-        return Classified(served, prepared, infer(ctx, served, rows, target.deadline, outputs))
+        if len(good) == 1:
+            (rows,) = good.values()
+            return Classified(served, prepared, infer(ctx, served, rows[None], target.deadline, outputs))
+        answer, refused = infer_parts(
+            lambda rows: infer(ctx, served, rows, target.deadline, outputs), np.stack(list(good.values()))
+        )
+        places = list(good)
+        for row, error in refused.items():
+            prepared[places[row]] = error
+        for error in set(refused.values()):
+            note_fault(ctx, error)
+        return Classified(served, prepared, answer)
 
     return with_successor(ctx, served, target, attempt)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from bundle.errors import ImageError
+from bundle.errors import ClearsightError
 from flask import Blueprint, Response, request
 
-from service.classify import Classified, Target, admitted, classify
+from service.classify import Classified, admitted, classify, target_of
 from service.context import context
-from service.intake import Options, deadline_of, integer_of, options_of, read_images
+from service.intake import Options, options_of, read_images
 from service.lean import LeanResponse
 from service.problems import problem_fields
 from service.rendering import extras_of, many_answer, result_text, single_answer, text_of
@@ -22,11 +22,7 @@ def predict() -> Response:
     """Classify the images of one request."""
     ctx = context()
     arguments = request.args
-    target = Target(
-        arguments.get("model"),
-        integer_of("version", arguments.get("version"), None, 1),
-        deadline_of(request, ctx.settings, ctx.started),
-    )
+    target = target_of(ctx, arguments.get("model"), arguments.get("version"))
     options = options_of(arguments)
     with admitted(ctx, target) as served:
         images, many = read_images(request, ctx.settings)
@@ -53,7 +49,7 @@ def result_texts(classified: Classified, options: Options) -> list[str]:
     text, answer = text_of(classified.served), classified.answer
     texts, row = [], 0
     for one in classified.prepared:
-        if isinstance(one, ImageError):
+        if isinstance(one, ClearsightError):
             texts.append(f'"error": {json.dumps(problem_fields(one))}')
             continue
         assert answer is not None
