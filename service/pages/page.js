@@ -40,34 +40,65 @@ function fill(body) {
   const model = `${body.model.name} version ${body.model.version} (${body.model.variant})`;
   at("about").textContent = [model, `${format} ${width}x${height}`, ...notes].join(" · ");
   at("raw").textContent = JSON.stringify(body, null, 1);
+  const [{ label, probability }] = body.predictions;
+  at("best").textContent = `${label}, ${(100 * probability).toFixed(1)} %`;
+}
+
+function shellLine(file) {
+  const key = at("key").value.trim() ? " -H 'X-API-Key: …'" : "";
+  const name = file.name.replaceAll("'", "'\\''");
+  return `curl${key} --data-binary '@${name}' '${location.origin}/predict?model=${at("model").value}'`;
 }
 
 async function classify(file) {
   if (!file) return;
   at("error").textContent = "";
+  at("busy").textContent = "Classifying…";
   try {
     fill(await (await send("/predict", file)).json());
     at("given").src = URL.createObjectURL(file);
     await show("saw", "/explain?view=pixels", file);
     const why = await show("why", "/explain?view=overlay", file);
     at("method").textContent = `What decided (${why.headers.get("Clearsight-Class").split("method=")[1]})`;
+    at("shell").textContent = shellLine(file);
     at("answer").hidden = false;
   } catch (error) {
     at("answer").hidden = true;
     at("error").textContent = error.message;
   }
+  at("busy").textContent = "";
+}
+
+let served = [];
+
+async function tellLabels() {
+  const one = served.find(({ name, role }) => name === at("model").value && role === "champion");
+  const answer = one && await fetch(`/models/${one.name}/versions/${one.version}`, { headers: headers() });
+  if (!answer || !answer.ok) return;
+  const { labels } = await answer.json();
+  const more = labels.length > 20 ? `, and ${labels.length - 20} more` : "";
+  at("knows").textContent = `It knows ${labels.length} labels, and gives one of them to any image: `
+    + `${labels.slice(0, 20).join(", ")}${more}.`;
 }
 
 async function listModels() {
   const answer = await fetch("/models", { headers: headers() });
-  if (!answer.ok) return;
+  if (answer.status === 401) at("needed").hidden = false;
+  if (!answer.ok) {
+    at("error").textContent = (await answer.json()).detail;
+    return;
+  }
+  at("error").textContent = "";
   const { default: first, models } = await answer.json();
-  const names = [...new Set(models.filter((one) => one.state === "ready").map((one) => one.name))];
+  served = models.filter((one) => one.state === "ready");
+  const names = [...new Set(served.map((one) => one.name))];
   at("model").replaceChildren(...names.map((name) => new Option(name, name, name === first, name === first)));
+  if (!names.length) at("error").textContent = "No model is ready yet; see /readyz.";
+  await tellLabels();
 }
 
 at("file").addEventListener("change", () => classify(at("file").files[0]));
-at("model").addEventListener("change", () => classify(at("file").files[0]));
+at("model").addEventListener("change", () => { tellLabels(); classify(at("file").files[0]); });
 at("key").addEventListener("change", listModels);
 at("drop").addEventListener("dragover", (event) => { event.preventDefault(); at("drop").classList.add("over"); });
 at("drop").addEventListener("dragleave", () => at("drop").classList.remove("over"));

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,11 +52,14 @@ def faults(page: Page, server: Running) -> Iterator[list[str]]:
 
 
 def test_an_image_is_classified_and_explained(page: Page, server: Running, faults: list[str], tmp_path: Path) -> None:
-    image = tmp_path / "sea.png"
+    image = tmp_path / "the captain's sea.png"
     image.write_bytes(color_image("blue", (40, 30)))
     page.goto(server.url)
     page.wait_for_selector("#model option:nth-child(2)", state="attached")
     assert page.input_value("#model") == "colors"
+    page.wait_for_selector("#knows:has-text('3 labels')")
+    assert (page.text_content("#knows") or "").endswith(": red, green, blue.")
+    assert page.is_hidden("#key")
     page.set_input_files("#file", str(image))
     page.wait_for_selector("#answer:not([hidden])")
     assert page.text_content("#rows tr:first-child td:first-child") == "blue"
@@ -63,6 +68,30 @@ def test_an_image_is_classified_and_explained(page: Page, server: Running, fault
     assert sizes[:2] == [40, 8]
     assert sizes[2] >= 224
     assert page.text_content("#method") == "What decided (cam)"
+    assert (page.text_content("#best") or "").startswith("blue, ")
+    assert page.text_content("#busy") == ""
+    shell = page.text_content("#shell") or ""
+    done = subprocess.run(["bash", "-c", f"{shell} -sS"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["predictions"][0]["label"] == "blue"
+
+
+@pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_nothing_is_wider_than_the_screen(
+    page: Page, server: Running, faults: list[str], tmp_path: Path, path: str, width: int
+) -> None:
+    image = tmp_path / "sea.png"
+    image.write_bytes(color_image("blue", (400, 30)))
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(server.url + path)
+    if path == "/":
+        page.set_input_files("#file", str(image))
+        page.wait_for_selector("#answer:not([hidden])")
+        page.click("summary:has-text('whole answer')")
+    else:
+        page.wait_for_selector("#schemas details")
+        page.click("summary:has-text('/explain')")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_a_bad_file_is_explained_in_words(page: Page, server: Running, faults: list[str], tmp_path: Path) -> None:
