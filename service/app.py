@@ -11,6 +11,7 @@ from bundle.errors import ClearsightError
 from flask import Flask, Response, g, request
 from flask.sessions import SecureCookieSession, SessionInterface
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.routing import BaseConverter
 
 from service import guards
 from service.context import Collaborators, Context, context
@@ -41,6 +42,13 @@ UNMATCHED = "unmatched"
 """The route label of requests for which there is no route."""
 
 
+class NamePart(BaseConverter):
+    """A part of a path that is a name: no slash, and no colon, which the V1 protocol puts before its verbs."""
+
+    regex = "[^/:]+"
+    part_isolating = True
+
+
 class NoSession(SessionInterface):
     """The service keeps no sessions; this spares every request the cost of looking for one."""
 
@@ -67,6 +75,7 @@ def create_app(settings: Settings, engine: EnginePort, draining: Callable[[], bo
     """Build the application around an engine that somebody else starts and stops."""
     app = LeanFlask("service", static_folder=None)
     app.session_interface = NoSession()
+    app.url_map.converters["default"] = NamePart
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     shared = Collaborators(settings, engine, draining)
     app.extensions["clearsight"] = shared

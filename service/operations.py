@@ -35,6 +35,7 @@ class Parameter:
     description: str
     schema: dict[str, Any]
     place: str = "query"
+    example: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +58,35 @@ DEADLINE = Parameter(
     "Milliseconds within which the answer is wanted; what cannot be done by then is refused at once.",
     {"type": "number", "exclusiveMinimum": 0, "maximum": 86_400_000},
     "header",
+    5000,
 )
 CHOICE = (MODEL, VERSION, DEADLINE)
 TOP_K = Parameter(
     "top_k",
     "Classes in the answer: a number or `all`.",
-    {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "all"}]},
+    {"anyOf": [NUMBER, {"const": "all"}]},
+    example=3,
 )
 THRESHOLD = Parameter(
-    "threshold", "Probability below which the answer abstains.", {"type": "number", "minimum": 0, "maximum": 1}
+    "threshold",
+    "Probability below which the answer abstains.",
+    {"type": "number", "minimum": 0, "maximum": 1},
+    example=0.5,
 )
-EMBEDDING = Parameter("embedding", "Whether to add the pooled features.", {"type": "boolean"})
+EMBEDDING = Parameter("embedding", "Whether to add the pooled features.", {"type": "boolean"}, example=True)
 EXPLAIN = (
     Parameter("label", "Class to explain; the most probable one without it.", {"type": "string"}),
-    Parameter("index", "The same, by its place in the labels.", {"type": "integer", "minimum": 0}),
-    Parameter("method", "How: `auto` takes `cam` where there is one.", {"enum": ["auto", "cam", "occlusion"]}),
-    Parameter("view", "What comes back.", {"enum": ["overlay", "pixels", "numbers"]}),
+    Parameter("index", "The same, by its place in the labels.", {"type": "integer", "minimum": 0}, example=0),
+    Parameter(
+        "method",
+        "How: `auto` takes `cam` where there is one.",
+        {"enum": ["auto", "cam", "occlusion"]},
+        example="occlusion",
+    ),
+    Parameter("view", "What comes back.", {"enum": ["overlay", "pixels", "numbers"]}, example="numbers"),
 )
-RATE = Parameter("rate", "Images per second for which to predict the p99.", {"type": "number", "exclusiveMinimum": 0})
+_RATE: dict[str, Any] = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1e9}
+RATE = Parameter("rate", "Images per second for which to predict the p99.", _RATE, example=100)
 _PNG: Content = {"image/png": _FILE, JSON: own.Explanation}
 _TEXT_ERROR: Content = {JSON: own.ErrorText}
 _EMPTY: Content = {}

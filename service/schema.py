@@ -7,23 +7,36 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-Base64 = Annotated[str, Field(description="base64 of an encoded image, or a data: URL")]
+EXAMPLE_IMAGE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3A0FDAAAAAElFTkSuQmCC"
+"""One red pixel as PNG, in base64."""
+Base64 = Annotated[
+    str,
+    Field(
+        description="base64 of an encoded image, or a data: URL",
+        # Described, not checked here: `decode64` says in words what is wrong.
+        json_schema_extra={"minLength": 4, "pattern": r"^(data:[^,]*,)?[A-Za-z0-9+/]+={0,2}$"},
+    ),
+]
 
 
 class Document(BaseModel):
-    """A document; members that are not described are ignored."""
+    """A document; members that are not described are ignored, and no text passes for a number."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
 
 class ImagesBody(Document):
     """Images in JSON: one for a single answer, a list for a list of results."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"image": EXAMPLE_IMAGE}]})
 
     image: Base64 | Annotated[list[Base64], Field(min_length=1)]
 
 
 class FeedbackBody(Document):
     """The true label of an image that was classified."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"request_id": "a1", "label": "cat"}]})
 
     request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:/+=-]{1,128}$")]
     label: Annotated[str, Field(max_length=256)]
@@ -34,7 +47,14 @@ class FeedbackBody(Document):
 class InstancesBody(Document):
     """A request of the V1 protocol: each instance is `{"b64": …}`, or pixels [height, width, channels] of 0..255."""
 
-    instances: Annotated[list[Any], Field(min_length=1)]
+    model_config = ConfigDict(json_schema_extra={"examples": [{"instances": [{"b64": EXAMPLE_IMAGE}]}]})
+
+    instances: Annotated[
+        list[Any],
+        Field(
+            min_length=1,
+        ),
+    ]
 
 
 class LoadBody(Document):
@@ -45,6 +65,8 @@ class LoadBody(Document):
 
 class IndexBody(Document):
     """The body of a repository index request."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ready": True}]})
 
     ready: bool = False
 

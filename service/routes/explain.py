@@ -8,11 +8,11 @@ import json
 from bundle.preprocess import Prepared
 from flask import Blueprint, Response, request
 
-from service.classify import Target, admitted, infer, prepare, with_successor
+from service.classify import Target, admitted, infer, prepare, target_of, with_successor
 from service.context import Context, context
 from service.errors import RequestInvalid
 from service.explanation import Map, occluded, occlusion_map, overlay, picture, png_of
-from service.intake import deadline_of, integer_of, read_images
+from service.intake import integer_of, read_images
 from service.port import PROBABILITIES, ServedModel
 from service.rendering import input_text, text_of
 
@@ -32,11 +32,7 @@ def explain() -> Response:
     arguments = request.args
     method = _choice("method", METHODS)
     view = _choice("view", VIEWS)
-    target = Target(
-        arguments.get("model"),
-        integer_of("version", arguments.get("version"), None, 1),
-        deadline_of(request, ctx.settings, ctx.started),
-    )
+    target = target_of(ctx, arguments.get("model"), arguments.get("version"))
     with admitted(ctx, target) as served:
         images, _ = read_images(request, ctx.settings)
         if len(images) != 1:

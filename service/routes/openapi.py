@@ -15,11 +15,12 @@ from pydantic.json_schema import models_json_schema
 
 from service import schema as own
 from service.guards import OPEN
-from service.operations import OPERATIONS, Content, Operation
+from service.operations import NUMBER, OPERATIONS, Content, Operation, Parameter
 from service.v2 import schema as v2
 
 blueprint = Blueprint("openapi", __name__)
 _REF = "#/components/schemas/{model}"
+_NAME = {"type": "string", "minLength": 1}
 _LOAD = (429, 500, 503, 504)
 _KEYS = (401, 403)
 _RETRY = {
@@ -51,9 +52,11 @@ def paths_of(app: Flask) -> dict[tuple[str, str], str]:
 def document(app: Flask) -> dict[str, Any]:
     """Build the OpenAPI document of an application."""
     paths: dict[str, dict[str, Any]] = {}
+    keys = [{"bearer": []}, {"key": []}]
+    security = keys if app.extensions["clearsight"].settings.api_keys else [{}, *keys]
     for (method, path), endpoint in sorted(paths_of(app).items(), key=lambda item: item[0][1]):
         text = (app.view_functions[endpoint].__doc__ or "").strip()
-        operation = _operation(OPERATIONS[method, path], path, text, endpoint not in OPEN)
+        operation = _operation(OPERATIONS[method, path], path, text, [] if endpoint in OPEN else security)
         operation["operationId"] = re.sub(r"\W+", "_", f"{method}_{path}").strip("_")
         paths.setdefault(path, {})[method] = operation
     return {
@@ -88,29 +91,37 @@ def _schemas() -> dict[str, Any]:
     return dict(definitions["$defs"])
 
 
-def _operation(operation: Operation, path: str, text: str, guarded: bool) -> dict[str, Any]:
+def _operation(operation: Operation, path: str, text: str, security: list[dict[str, list[str]]]) -> dict[str, Any]:
     summary, _, description = text.partition("\n")
     described: dict[str, Any] = {"tags": [operation.tag], "summary": summary}
     if description.strip():
         described["description"] = re.sub(r"\s+", " ", description).strip()
     parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        {"name": name, "in": "path", "required": True, "schema": NUMBER if name == "version" else _NAME}
         for name in re.findall(r"{(\w+)}", path)
     ]
-    parameters += [
-        {"name": p.name, "in": p.place, "description": p.description, "schema": p.schema} for p in operation.parameters
-    ]
+    parameters += [_parameter(one) for one in operation.parameters]
     if parameters:
         described["parameters"] = parameters
     if operation.body:
         described["requestBody"] = {"content": _content(operation.body)}
-    statuses = {*operation.faults, *(_KEYS + _LOAD if guarded else ())} - set(operation.answers)
+    statuses = {*operation.faults, *(_KEYS + _LOAD if security else ())} - set(operation.answers)
     answers = {status: _answer(status, content) for status, content in operation.answers.items()}
     answers |= {status: _answer(status, operation.error) for status in statuses}
     described["responses"] = {str(status): answers[status] for status in sorted(answers)}
-    if guarded:
-        described["security"] = [{}, {"bearer": []}, {"key": []}]
+    if security:
+        described["security"] = security
     return described
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    described = {
+        "name": parameter.name,
+        "in": parameter.place,
+        "description": parameter.description,
+        "schema": parameter.schema,
+    }
+    return described if parameter.example is None else {**described, "example": parameter.example}
 
 
 def _answer(status: int, content: Content) -> dict[str, Any]:
@@ -123,7 +134,13 @@ def _answer(status: int, content: Content) -> dict[str, Any]:
 
 
 def _content(content: Content) -> dict[str, Any]:
-    return {media: {"schema": _schema(what)} for media, what in content.items()}
+    return {media: {"schema": _schema(what), **_example(what)} for media, what in content.items()}
+
+
+def _example(what: Any) -> dict[str, Any]:
+    """Return the example of a document that has one."""
+    extra = what.model_config.get("json_schema_extra") if isinstance(what, type) else None
+    return {"example": extra["examples"][0]} if isinstance(extra, dict) else {}
 
 
 def _schema(what: Any) -> Any:

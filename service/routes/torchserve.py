@@ -7,10 +7,10 @@ import json
 from bundle.errors import ClearsightError
 from flask import Blueprint, Response, request
 
-from service.classify import Target, admitted, classify
+from service.classify import admitted, classify, target_of
 from service.context import context
 from service.errors import status_of
-from service.intake import DEFAULT_TOP_K, deadline_of, integer_of, read_images
+from service.intake import DEFAULT_TOP_K, read_images
 from service.problems import add_retry, note_fault, safe_detail
 from service.rendering import top_k
 
@@ -31,7 +31,7 @@ def ping() -> Response:
 def predictions(model: str, version: str | None = None) -> Response:
     """Classify the body, or the part `data` of a form; answer label by probability, as its image classifier does."""
     ctx = context()
-    target = Target(model, integer_of("version", version, None, 1), deadline_of(request, ctx.settings, ctx.started))
+    target = target_of(ctx, model, version)
     with admitted(ctx, target) as served:
         images, _ = read_images(request, ctx.settings, ("data", "body", "image"))
         ctx.mark("read")

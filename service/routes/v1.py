@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
-from bundle.errors import ClearsightError, ImageError
+from bundle.errors import ImageError
 from bundle.preprocess import Prepared
 from flask import Blueprint, Response, request
-from werkzeug.exceptions import HTTPException
 
-from service.classify import Target, admitted, infer, prepare, with_successor
+from service.classify import Target, admitted, infer, prepare, target_of, with_successor
 from service.context import Context, context
-from service.errors import BodyTooLarge, RequestInvalid, status_of
-from service.intake import check_length, deadline_of, decode64, integer_of, read_body, validated
+from service.errors import BodyTooLarge, RequestInvalid
+from service.intake import check_length, decode64, integer_of, read_body, validated
 from service.port import PROBABILITIES, Rows, ServedModel
-from service.problems import add_retry, log, note_fault, safe_detail
+from service.routes.plain import json_answer, speak_plainly
 from service.schema import InstancesBody
 
 blueprint = Blueprint("v1", __name__, url_prefix="/v1")
+speak_plainly(blueprint)
 _STATES = {"ready": "AVAILABLE", "loading": "LOADING", "draining": "UNLOADING"}
 
 
 @blueprint.get("/models")
 def models() -> Response:
     """List the models that answer."""
-    return _json({"models": sorted({status.name for status in context().engine.models() if status.served})})
+    return json_answer({"models": sorted({status.name for status in context().engine.models() if status.served})})
 
 
 @blueprint.get("/models/<model>")
@@ -40,7 +39,7 @@ def model_status(model: str, version: str | None = None) -> Response:
         for s in engine.models()
         if s.name == model and (version is None or s.version == served.version)
     ]
-    return _json({"name": model, "ready": True, "model_version_status": entries})
+    return json_answer({"name": model, "ready": True, "model_version_status": entries})
 
 
 @blueprint.post("/models/<model>:predict")
@@ -48,7 +47,7 @@ def model_status(model: str, version: str | None = None) -> Response:
 def predict(model: str, version: str | None = None) -> Response:
     """Classify instances; one that cannot be read fails the request, as the protocol has it."""
     ctx = context()
-    target = Target(model, integer_of("version", version, None, 1), deadline_of(request, ctx.settings, ctx.started))
+    target = target_of(ctx, model, version)
     with admitted(ctx, target) as served:
         check_length(request, ctx.settings)
         body = validated(InstancesBody, read_body(request, ctx.settings))
@@ -68,7 +67,7 @@ def _predict(ctx: Context, served: ServedModel, instances: list[Any], target: Ta
         {"label": labels[best], "index": best, "probability": float(row[best]), "probabilities": row.tolist()}
         for row, best in zip(probabilities, probabilities.argmax(1).tolist(), strict=True)
     ]
-    response = _json({"predictions": predictions})
+    response = json_answer({"predictions": predictions})
     ctx.mark("encode")
     return response
 
@@ -99,25 +98,3 @@ def _given_pixels(served: ServedModel, instance: list[Any], where: str) -> Rows:
     if values.shape != shape or values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
         raise RequestInvalid(f"{where} must be base64 of an image, or pixels {list(shape)} of whole numbers 0 to 255.")
     return values.astype(np.uint8)
-
-
-@blueprint.errorhandler(ClearsightError)
-def refuse(error: ClearsightError) -> Response:
-    """Render a fault in the protocol's own shape."""
-    note_fault(context(), error)
-    response = _json({"error": safe_detail(error)}, status_of(error))
-    add_retry(response, error)
-    return response
-
-
-@blueprint.errorhandler(Exception)
-def fail(error: Exception) -> Response:
-    """Render a fault of ours, or of HTTP, in the protocol's own shape."""
-    if isinstance(error, HTTPException):
-        return _json({"error": error.description or error.name}, error.code or 500)
-    log.exception("request.failed", request_id=context().request_id)
-    return _json({"error": "The service failed; the request id finds it in the log."}, 500)
-
-
-def _json(document: dict[str, Any], status: int = 200) -> Response:
-    return Response(json.dumps(document) + "\n", status=status, content_type="application/json")

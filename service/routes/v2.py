@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from bundle.errors import ClearsightError
 from flask import Blueprint, Response, request
-from pydantic import BaseModel
-from werkzeug.exceptions import HTTPException
 
-from service.classify import Target, admitted, infer, prepare, with_successor
+from service.classify import Target, admitted, infer, prepare, target_of, with_successor
 from service.context import Context, context
 from service.encoding import deflate
-from service.errors import RequestInvalid, ServiceError, status_of
-from service.intake import check_length, deadline_of, integer_of, read_body
+from service.errors import RequestInvalid, ServiceError
+from service.intake import D, check_length, integer_of, read_body, validated
 from service.port import ServedModel
-from service.problems import add_retry, log, note_fault, safe_detail
+from service.routes.plain import json_answer, speak_plainly
+from service.schema import IndexBody, LoadBody
 from service.v2.inference import first_fault, image_tensor, render, tensor_metadata, wanted_outputs
 from service.v2.schema import InferRequest, ModelMetadata, RepositoryEntry, ServerMetadata
 from service.v2.tensors import HEADER_LENGTH, Output, Tensor, read_request, write_response
 
 blueprint = Blueprint("v2", __name__, url_prefix="/v2")
+speak_plainly(blueprint)
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "model_repository"]
 _STATES = {"ready": "READY", "loading": "LOADING", "draining": "UNLOADING"}
 
@@ -39,7 +37,7 @@ class Unsupported(ServiceError):
 @blueprint.get("")
 def server_metadata() -> Response:
     """Describe the server."""
-    return _json(ServerMetadata(name="clearsight", version=_version(), extensions=EXTENSIONS))
+    return json_answer(ServerMetadata(name="clearsight", version=_version(), extensions=EXTENSIONS))
 
 
 @lru_cache(maxsize=1)
@@ -75,7 +73,7 @@ def model_metadata(model: str, version: str | None = None) -> Response:
     served = _resolve(model, version)
     inputs, outputs = tensor_metadata(served)
     versions = [str(s.version) for s in context().engine.models() if s.name == model and s.served]
-    return _json(
+    return json_answer(
         ModelMetadata(name=model, versions=versions, platform="onnxruntime_onnx", inputs=inputs, outputs=outputs)
     )
 
@@ -90,7 +88,7 @@ def model_config(model: str, version: str | None = None) -> Response:
     def entries(tensors: list[Any]) -> list[dict[str, Any]]:
         return [{"name": t.name, "data_type": f"TYPE_{t.datatype}", "dims": t.shape[1:]} for t in tensors]
 
-    return _json(
+    return json_answer(
         {
             "name": model,
             "platform": "onnxruntime_onnx",
@@ -107,7 +105,7 @@ def model_config(model: str, version: str | None = None) -> Response:
 def model_infer(model: str, version: str | None = None) -> Response:
     """Run a model on the images of one request."""
     ctx = context()
-    target = Target(model, _number(version), deadline_of(request, ctx.settings, ctx.started))
+    target = target_of(ctx, model, version)
     with admitted(ctx, target) as served:
         check_length(request, ctx.settings)
         body = read_body(request, ctx.settings)
@@ -155,12 +153,12 @@ def _infer_response(served: ServedModel, asked: InferRequest, outputs: list[Outp
 @blueprint.post("/repository/index")
 def repository_index() -> Response:
     """List every version of every model with its state; `{"ready": true}` lists only those that answer."""
-    only_ready = _document().get("ready") is True
+    only_ready = _document(IndexBody).ready
     entries = [
         RepositoryEntry(name=s.name, version=str(s.version), state=_STATES.get(s.state, "UNAVAILABLE"), reason=s.reason)
         for s in context().engine.models()
     ]
-    return _json([entry.model_dump() for entry in entries if not only_ready or entry.state == "READY"])
+    return json_answer([entry.model_dump() for entry in entries if not only_ready or entry.state == "READY"])
 
 
 @blueprint.post("/repository/models/<model>/load")
@@ -178,26 +176,17 @@ def repository_unload(model: str) -> Response:
 
 
 def _version_parameter(refused: tuple[str, ...]) -> int | None:
-    parameters = _document().get("parameters")
-    if parameters is None:
-        return None
-    if not isinstance(parameters, dict):
-        raise RequestInvalid("parameters must be an object.")
+    parameters = _document(LoadBody).parameters
     for name in parameters:
         if name in refused or name.startswith("file:"):
             raise RequestInvalid(f"{name!r} is not accepted: a bundle is loaded as it was published.")
     return _number(parameters.get("version"))
 
 
-def _document() -> dict[str, Any]:
-    body = read_body(request, context().settings)
-    try:
-        document = json.loads(body or b"{}")
-    except (ValueError, RecursionError):
-        raise RequestInvalid("The body is not valid JSON.") from None
-    if not isinstance(document, dict):
-        raise RequestInvalid("The body must be a JSON object.")
-    return document
+def _document(kind: type[D]) -> D:
+    ctx = context()
+    check_length(request, ctx.settings)
+    return validated(kind, read_body(request, ctx.settings) or b"{}")
 
 
 @blueprint.route("/systemsharedmemory/<path:_>", methods=["GET", "POST"])
@@ -223,32 +212,9 @@ def statistics(model: str | None = None, version: str | None = None) -> Response
     raise Unsupported("Statistics are at /metrics, in Prometheus' format.")
 
 
-@blueprint.errorhandler(ClearsightError)
-def refuse(error: ClearsightError) -> Response:
-    """Render a fault in the protocol's own shape."""
-    note_fault(context(), error)
-    response = _json({"error": safe_detail(error)}, status_of(error))
-    add_retry(response, error)
-    return response
-
-
-@blueprint.errorhandler(Exception)
-def fail(error: Exception) -> Response:
-    """Render a fault of ours, or of HTTP, in the protocol's own shape."""
-    if isinstance(error, HTTPException):
-        return _json({"error": error.description or error.name}, error.code or 500)
-    log.exception("request.failed", request_id=context().request_id)
-    return _json({"error": "The service failed; the request id finds it in the log."}, 500)
-
-
 def _resolve(model: str, version: str | None) -> ServedModel:
     return context().engine.resolve(model, _number(version))
 
 
 def _number(version: object) -> int | None:
     return integer_of("version", None if version is None else str(version), None, 1)
-
-
-def _json(document: BaseModel | dict[str, Any] | list[Any], status: int = 200) -> Response:
-    text = document.model_dump_json() if isinstance(document, BaseModel) else json.dumps(document)
-    return Response(text + "\n", status=status, content_type="application/json")

@@ -9,14 +9,16 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.schema import EXAMPLE_IMAGE
+
 Dimension = Annotated[int, Field(ge=0, le=2**31)]
 Parameters = dict[str, bool | int | float | str | None]
 
 
 class Document(BaseModel):
-    """A document of the protocol: unknown members are ignored, as the protocol asks."""
+    """A document of the protocol: unknown members are ignored, as the protocol asks; no text passes for a number."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
 
 class InputTensor(Document):
@@ -38,6 +40,14 @@ class OutputRequest(Document):
 
 class InferRequest(Document):
     """The body of an infer request."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [EXAMPLE_IMAGE]}]},
+            ]
+        }
+    )
 
     id: Annotated[str, Field(max_length=256)] = ""
     parameters: Parameters = {}
