@@ -112,11 +112,11 @@ _TORCHSERVE = Operation(
     {200: {JSON: {"type": "object", "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1}}}},
     ONE_IMAGE, (DEADLINE,), READ_FAULTS, {JSON: own.TorchServeError},
 )  # fmt: skip
-_STATUS = _v1({200: {JSON: {"type": "object"}}}, (400, 404))
+_STATUS: dict[int, Content] = {200: _OBJECT}
 _V1_PREDICT = _v1({200: {JSON: own.V1Predictions}}, READ_FAULTS, {JSON: own.InstancesBody})
-_METADATA = _v2({200: {JSON: v2.ModelMetadata}}, (400, 404))
-_CONFIG = _v2({200: _OBJECT}, (400, 404))
-_MODEL_READY = _v2({200: _EMPTY}, (400, 404))
+_METADATA: dict[int, Content] = {200: {JSON: v2.ModelMetadata}}
+_CONFIG: dict[int, Content] = {200: _OBJECT}
+_MODEL_READY: dict[int, Content] = {200: _EMPTY}
 _MODEL_INFER = _v2({200: _INFERRED}, READ_FAULTS, _INFER)
 _REFUSED = _v2({400: {JSON: v2.V2Error}})
 _CHANGE = _v2({200: _EMPTY}, (400, 403, 404, 413), {JSON: own.LoadBody})
@@ -148,12 +148,12 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("get", "/v2"): _v2({200: {JSON: v2.ServerMetadata}}),
     ("get", "/v2/health/live"): _v2({200: _EMPTY, 503: _EMPTY}),
     ("get", "/v2/health/ready"): _v2({200: _EMPTY, 503: _EMPTY}),
-    ("get", "/v2/models/{model}"): _METADATA,
-    ("get", "/v2/models/{model}/versions/{version}"): _METADATA,
-    ("get", "/v2/models/{model}/config"): _CONFIG,
-    ("get", "/v2/models/{model}/versions/{version}/config"): _CONFIG,
-    ("get", "/v2/models/{model}/ready"): _MODEL_READY,
-    ("get", "/v2/models/{model}/versions/{version}/ready"): _MODEL_READY,
+    ("get", "/v2/models/{model}"): _v2(_METADATA, (404,)),
+    ("get", "/v2/models/{model}/versions/{version}"): _v2(_METADATA, (400, 404)),
+    ("get", "/v2/models/{model}/config"): _v2(_CONFIG, (404,)),
+    ("get", "/v2/models/{model}/versions/{version}/config"): _v2(_CONFIG, (400, 404)),
+    ("get", "/v2/models/{model}/ready"): _v2(_MODEL_READY, (404,)),
+    ("get", "/v2/models/{model}/versions/{version}/ready"): _v2(_MODEL_READY, (400, 404)),
     ("post", "/v2/models/{model}/infer"): _MODEL_INFER,
     ("post", "/v2/models/{model}/versions/{version}/infer"): _MODEL_INFER,
     ("post", "/v2/repository/index"): _v2(
@@ -162,8 +162,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("post", "/v2/repository/models/{model}/load"): _CHANGE,
     ("post", "/v2/repository/models/{model}/unload"): _CHANGE,
     ("get", "/v1/models"): _v1({200: _OBJECT}),
-    ("get", "/v1/models/{model}"): _STATUS,
-    ("get", "/v1/models/{model}/versions/{version}"): _STATUS,
+    ("get", "/v1/models/{model}"): _v1(_STATUS, (404,)),
+    ("get", "/v1/models/{model}/versions/{version}"): _v1(_STATUS, (400, 404)),
     ("post", "/v1/models/{model}:predict"): _V1_PREDICT,
     ("post", "/v1/models/{model}/versions/{version}:predict"): _V1_PREDICT,
     ("get", "/ping"): Operation("TorchServe", {200: _OBJECT, 503: _OBJECT}),

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from service.client import Client, Outcome
+from service.client import Client, ClientError, Outcome
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".mpo"}
 COLUMNS = ("file", "label", "probability", "error")
@@ -35,16 +35,32 @@ def add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def run(given: argparse.Namespace) -> int:
-    """Classify images; a line for each on standard output. Exit code 1 when one of them failed, 2 without any."""
+    """Classify images; a line for each on standard output.
+
+    Exit code 1 when one of them failed, 2 when there are none or the service cannot be asked.
+    """
     files = list(images_below(given.paths))
-    if not files:
-        sys.stderr.write("clearsight: no image files there\n")
+    fault = unusable(given) if files else "no image files there"
+    if fault:
+        sys.stderr.write(f"clearsight: {fault}\n")
         return 2
     options = {"model": given.model, "version": given.version, "top_k": given.top_k, "threshold": given.threshold}
     with Client(given.url, key=given.key, deadline_s=given.deadline, connections=given.connections) as client:
         outcomes = list(progress(client.predict_many(files, **options), len(files)))
     PRINTERS[given.format](outcomes)
     return int(any(outcome.error for outcome in outcomes))
+
+
+def unusable(given: argparse.Namespace) -> str | None:
+    """Say why the service cannot be asked at all, before every image waits for its own deadline; None when it can."""
+    try:
+        with Client(given.url, key=given.key, deadline_s=min(3.0, given.deadline)) as client:
+            client.get("/models")
+    except ClientError as error:
+        if error.code == "client.unreachable":
+            return f"no service answers at {given.url}; start one with `python -m service serve`, or give its --url"
+        return error.detail if error.status in (401, 403) else None
+    return None
 
 
 def images_below(paths: Iterable[Path]) -> Iterator[Path]:

@@ -32,23 +32,34 @@ def server(store: Path) -> Iterator[Running]:
         yield running
 
 
-@pytest.fixture(scope="session")
-def admin_key() -> tuple[str, str]:
-    """A key that may do everything, and its line in the file of keys."""
-    return new_key("everything", ("predict", "admin"))
+SCOPES = {"predict": ("predict",), "admin": ("admin",), "both": ("predict", "admin")}
 
 
 @pytest.fixture(scope="session")
-def admin(admin_key: tuple[str, str]) -> dict[str, str]:
-    """The headers that open `opened`."""
-    return {"X-API-Key": admin_key[0]}
+def key_lines() -> dict[str, tuple[str, str]]:
+    """A key for each scope and one for both, each with its line in the file of keys."""
+    return {name: new_key(name, scopes) for name, scopes in SCOPES.items()}
 
 
 @pytest.fixture(scope="session")
-def opened(store: Path, admin_key: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def keys(key_lines: dict[str, tuple[str, str]]) -> dict[str, str]:
+    """The keys of `opened` by their scope."""
+    return {name: secret for name, (secret, _) in key_lines.items()}
+
+
+@pytest.fixture(scope="session")
+def admin(keys: dict[str, str]) -> dict[str, str]:
+    """The headers that open all of `opened`."""
+    return {"X-API-Key": keys["both"]}
+
+
+@pytest.fixture(scope="session")
+def opened(
+    store: Path, key_lines: dict[str, tuple[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
     """A service with everything that a setting opens: keys, admin endpoints, feedback."""
     folder = tmp_path_factory.mktemp("opened")
-    (folder / "keys").write_text(admin_key[1] + "\n")
+    (folder / "keys").write_text("".join(f"{line}\n" for _, line in key_lines.values()))
     with serving(
         store, "colors", workers=2, api_keys=folder / "keys", feedback=folder / "feedback", feedback_max_bytes=2**40
     ) as running:

@@ -17,7 +17,7 @@ import pytest
 
 from service.client import Client, ClientError
 from tests.factory import COLORS, color_image
-from tests.running import ROOT, Running
+from tests.running import ROOT, Running, free_port
 
 RED = color_image("red")
 ANSWER = {
@@ -196,3 +196,13 @@ def test_the_command_classifies_files_and_folders(server: Running, folder: Path,
 def test_the_commands_exit_codes(server: Running, folder: Path, tmp_path: Path) -> None:
     assert command(folder / "sub", "--url", server.url).returncode == 0
     assert command(tmp_path, "--url", server.url).returncode == 2
+
+
+def test_a_service_that_cannot_be_asked_is_said_once_and_soon(opened: Running, folder: Path) -> None:
+    for url, message in (
+        (f"http://127.0.0.1:{free_port()}", "no service answers at http://127.0.0.1:"),
+        (opened.url, "Send an API key"),
+    ):
+        done = command(folder, "--url", url)
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+        assert message in done.stderr
