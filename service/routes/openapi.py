@@ -139,8 +139,8 @@ def _content(content: Content) -> dict[str, Any]:
 
 def _example(what: Any) -> dict[str, Any]:
     """Return the example of a document that has one."""
-    extra = what.model_config.get("json_schema_extra") if isinstance(what, type) else None
-    return {"example": extra["examples"][0]} if isinstance(extra, dict) else {}
+    examples = what.model_json_schema().get("examples") if isinstance(what, type) else None
+    return {"example": examples[0]} if examples else {}
 
 
 def _schema(what: Any) -> Any:
