@@ -52,7 +52,7 @@ def paths_of(app: Flask) -> dict[tuple[str, str], str]:
 def document(app: Flask) -> dict[str, Any]:
     """Build the OpenAPI document of an application."""
     paths: dict[str, dict[str, Any]] = {}
-    keys = [{"bearer": []}, {"key": []}]
+    keys: list[dict[str, list[str]]] = [{"bearer": []}, {"key": []}]
     security = keys if app.extensions["clearsight"].settings.api_keys else [{}, *keys]
     for (method, path), endpoint in sorted(paths_of(app).items(), key=lambda item: item[0][1]):
         text = (app.view_functions[endpoint].__doc__ or "").strip()
@@ -139,7 +139,9 @@ def _content(content: Content) -> dict[str, Any]:
 
 def _example(what: Any) -> dict[str, Any]:
     """Return the example of a document that has one."""
-    examples = what.model_json_schema().get("examples") if isinstance(what, type) else None
+    if not (isinstance(what, type) and issubclass(what, BaseModel)):
+        return {}
+    examples = what.model_json_schema().get("examples")
     return {"example": examples[0]} if examples else {}
 
 
