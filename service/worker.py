@@ -88,7 +88,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 sock = self._tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             except OSError:
                 sock.close()
-                return
+                return True
         self.nr_conns += 1
         self._await_request(Connection(sock, client, listener.getsockname()), self._shared_settings().read_timeout_s)
         return True

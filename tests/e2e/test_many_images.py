@@ -14,7 +14,7 @@ from tests.e2e.running import service
 from tests.factory import COLORS, color_image
 
 STANDIN = Path(__file__).parent / "standin"
-IMAGES = 32
+IMAGES = 64
 REFUSALS = {"deadline.unreachable", "queue.full", "deadline.exceeded"}
 
 
@@ -27,7 +27,7 @@ def post(pool: urllib3.PoolManager, url: str, count: int, deadline_ms: int) -> t
 
 @pytest.mark.parametrize("workers", [1, 2], ids=["embedded", "shared"])
 def test_a_busy_service_answers_as_many_as_it_can(store: Path, tmp_path: Path, workers: int) -> None:
-    """The stand-in takes 10 ms for an image, and others keep it busy: all 32 cannot be answered in 0.5 s, some can."""
+    """The stand-in takes 10 ms for an image, and others keep it busy: all 64 cannot be answered in 0.5 s, some can."""
     stop, mixed, statuses = threading.Event(), 0, set()
     with service(store, tmp_path, STANDIN, runners=1, max_batch=4, workers=workers) as running:
         pool, url = urllib3.PoolManager(maxsize=8), f"http://127.0.0.1:{running.port}/predict"
