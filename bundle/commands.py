@@ -50,14 +50,29 @@ def verify(options: argparse.Namespace) -> Iterator[str]:
 
 
 def promote(options: argparse.Namespace) -> Iterator[str]:
-    """Verify a version and make it champion."""
+    """Verify a version and make it champion, canary or shadow."""
+    if (options.channel == "canary") != (options.weight is not None):
+        raise BundleError("--channel canary and --weight go together: --weight 0.05 is 5 % of the requests")
+    if options.weight is not None and not 0 < options.weight < 1:
+        raise BundleError(f"--weight must be above 0 and below 1, not {options.weight:g}")
     store = Store(options.store)
     bundle = open_named(store, options.bundle)
     name, version = bundle.manifest.name, bundle.manifest.version
     verify_bundle(store, bundle)
+    if options.channel != "champion":
+        store.set_channels(name, lambda channels: channels.assigned(options.channel, version, options.weight))
+        share = f" for {options.weight:.3g} of the requests" if options.weight else ""
+        yield f"{name}: {options.channel} {version}{share}"
+        return
     before = store.channels(name).champion
     store.promote(name, version)
     yield f"{name}: champion {before} -> {version}"
+
+
+def withdraw(options: argparse.Namespace) -> Iterator[str]:
+    """Let a model have no canary or no shadow."""
+    Store(options.store).set_channels(options.name, lambda channels: channels.assigned(options.channel, None))
+    yield f"{options.name}: no {options.channel}"
 
 
 def rollback(options: argparse.Namespace) -> Iterator[str]:

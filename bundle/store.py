@@ -48,7 +48,20 @@ class Channels(Strict):
             return self
         history = self.history + ((self.champion,) if self.champion else ())
         canary = self.canary if self.canary and self.canary.version != version else None
-        return Channels(champion=version, canary=canary, shadow=self.shadow, history=history)
+        shadow = self.shadow if self.shadow != version else None
+        return Channels(champion=version, canary=canary, shadow=shadow, history=history)
+
+    def assigned(self, channel: str, version: int | None, weight: float | None = None) -> Channels:
+        """Return the channels with another `canary` (which needs a weight) or `shadow`; None withdraws it.
+
+        Raises `BundleConflict` for the champion: it cannot be compared with itself.
+        """
+        if version is not None and version == self.champion:
+            raise BundleConflict(f"version {version} is the champion; it cannot be its own {channel}")
+        if channel == "shadow":
+            return self.model_copy(update={"shadow": version})
+        canary = None if version is None else Canary(version=version, weight=weight or 0.0)
+        return self.model_copy(update={"canary": canary})
 
     def rolled_back(self) -> Channels:
         """Return the channels with the champion before the present one. Raises `BundleMissing` where there is none."""

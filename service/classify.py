@@ -59,7 +59,7 @@ class admitted:  # noqa: N801 - it is used like a function, and cheaper than one
 
     def __enter__(self) -> ServedModel:
         ctx, target = self._ctx, self._target
-        served = ctx.engine.resolve(target.model, target.version)
+        served = ctx.engine.choose(target.model, target.version, ctx.request_id)
         if request.environ.get("clearsight.refused") or not ctx.tickets.acquire():
             raise Overloaded("Every place for a request in flight is taken.", retry_after_s=1.0)
         try:

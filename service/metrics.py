@@ -79,6 +79,12 @@ class Metrics:
         self.load_failures = Counter(
             "clearsight_model_load_failures", "Versions that could not be loaded.", ["model"], registry=registry
         )
+        self.shadow_images = Counter(
+            "clearsight_shadow_images",
+            "Images that the shadow saw too, by whether its first label was the champion's.",
+            ["model", "version", "agrees"],
+            registry=registry,
+        )
         self.engine_up = Gauge("clearsight_engine_up", "1 while the engine answers.", registry=registry)
         self.engine_starts = Counter(
             "clearsight_engine_starts", "Starts of the engine under this parent.", registry=registry
@@ -122,6 +128,11 @@ class Metrics:
     def unloaded(self, served: ServedModel) -> None:
         """Forget a version that is served no more."""
         self.model_info.remove(*_labels(served))
+
+    def shadowed(self, served: ServedModel, agreed: int, differed: int) -> None:
+        """Count the images that a shadow saw too."""
+        for count, agrees in ((agreed, "yes"), (differed, "no")):
+            self.shadow_images.labels(served.name, str(served.version), agrees).inc(count)
 
     def load_failed(self, model: str) -> None:
         """Count a version that could not be loaded."""

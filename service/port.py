@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, Protocol
 
 import numpy as np
@@ -74,6 +75,9 @@ class EnginePort(Protocol):
         Raises `ModelUnknown` or `VersionUnknown` (404), `ModelNotReady` or `EngineUnavailable` (503).
         """
 
+    def choose(self, model: str | None, version: int | None, key: str) -> ServedModel:
+        """Return the version that answers one request: as `resolve`, but the canary for its share of the keys."""
+
     def admit(self, deadline: float, images: int = 1, model: str | None = None) -> None:
         """Refuse work that cannot be finished by `deadline` (monotonic seconds), at once and without side effects.
 
@@ -131,3 +135,8 @@ class EnginePort(Protocol):
 
     def metrics_text(self) -> bytes:
         """Return every metric in Prometheus' text format."""
+
+
+def in_share(key: str, share: float) -> bool:
+    """Return whether a key belongs to a share (0..1) of all keys; always the same for the same key."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=4).digest()) < share * 2**32

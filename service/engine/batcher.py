@@ -91,6 +91,10 @@ class Batcher:
         """Images waiting over all lanes."""
         return sum(lane.images for lane in self._lanes)
 
+    def spare(self) -> bool:
+        """Return whether nothing waits and a runner is free."""
+        return self._busy < self.runners and not self.queued
+
     def wait_ahead_s(self, lane: Lane | None) -> float:
         """Predict how long a new image of this lane waits before it runs.
 
@@ -251,6 +255,9 @@ class Batcher:
             lane.served, reason, len(rows), waits, assembled - began, done - assembled, values.get("probabilities")
         )
         self._report(report)
+        shadow = lane.shadow
+        if shadow is not None and report.probabilities is not None:
+            shadow.offer((rows, report.probabilities))
 
 
 def _still_wanted(works: list[Work], now: float) -> list[Work]:

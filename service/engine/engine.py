@@ -51,6 +51,10 @@ class Engine:
         """See `EnginePort.resolve`."""
         return self.fleet.resolve(model, version).served
 
+    def choose(self, model: str | None, version: int | None, key: str) -> ServedModel:
+        """See `EnginePort.choose`."""
+        return self.fleet.choose(model, version, key).served
+
     def admit(self, deadline: float, images: int = 1, model: str | None = None) -> None:
         """See `EnginePort.admit`."""
         lane = self.fleet.resolve(model, None)

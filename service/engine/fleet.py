@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
 
 import structlog
 from bundle.errors import BundleError, BundleMissing, ClearsightError
 from bundle.integrity import read_graph
-from bundle.store import Bundle, Channels, Store
+from bundle.store import Bundle, Store
 
 from service.engine.batcher import Batcher
 from service.engine.devices import Device, choose_device
+from service.engine.entry import Entry, Failure
 from service.engine.loading import Threading, load_lane
 from service.engine.memory import give_memory_back
 from service.engine.quota import available_cores
@@ -21,7 +21,7 @@ from service.engine.tuning import read_tuning
 from service.engine.work import Lane
 from service.errors import DeviceUnavailable, EngineUnavailable, ModelNotReady, ModelUnknown, VersionUnknown
 from service.metrics import Metrics
-from service.port import EngineState, ModelStatus, ServedModel
+from service.port import EngineState, ModelStatus, ServedModel, in_share
 from service.settings import Settings
 
 _GRACE_S = 0.25
@@ -29,44 +29,6 @@ _GRACE_S = 0.25
 _RETRY_MOST_S = 60.0
 
 log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.engine"))
-
-
-@dataclass(slots=True)
-class Failure:
-    """Why a version is not served, and when it is tried again (monotonic seconds)."""
-
-    reason: str
-    attempts: int
-    retry_at: float
-
-
-@dataclass(slots=True)
-class Entry:
-    """One model: its loaded versions, which of them answers, and what the operator asked for."""
-
-    name: str
-    lanes: dict[int, Lane] = field(default_factory=dict)
-    champion: int | None = None
-    channels: Channels = field(default_factory=lambda: Channels(champion=None, canary=None, shadow=None, history=()))
-    pinned: set[int] = field(default_factory=set)
-    unloaded: set[int] = field(default_factory=set)
-    failures: dict[int, Failure] = field(default_factory=dict)
-    notes: dict[int, str] = field(default_factory=dict)
-    problem: str = ""
-    loading: int | None = None
-    draining: set[int] = field(default_factory=set)
-
-    def wanted(self) -> list[int]:
-        """List the versions to keep loaded, the champion first."""
-        canary = self.channels.canary.version if self.channels.canary else None
-        order = [self.channels.champion, canary, self.channels.shadow, *sorted(self.pinned)]
-        return [v for v in dict.fromkeys(order) if v is not None and v not in self.unloaded]
-
-    def role(self, version: int) -> str:
-        """Return what the version is to production."""
-        canary = self.channels.canary.version if self.channels.canary else None
-        roles = {self.channels.shadow: "shadow", canary: "canary", self.champion: "champion"}
-        return roles.get(version, "pinned" if version in self.pinned else "")
 
 
 class Fleet:
@@ -100,6 +62,9 @@ class Fleet:
         if self.batcher:
             self.batcher.stop()
         self._thread.join(timeout=30.0)
+        for entry in self._entries.values():
+            if entry.shadow:
+                entry.shadow.stop()
         self.lanes = {}
 
     # Requests
@@ -118,7 +83,20 @@ class Fleet:
             return lane
         if self._stop.is_set():
             raise EngineUnavailable("The engine is shutting down.", retry_after_s=1.0)
-        raise self._why_absent(entry, version)
+        raise entry.why_absent(version, self.first_look.is_set())
+
+    def choose(self, model: str | None, version: int | None, key: str) -> Lane:
+        """Return the lane that answers one request; see `EnginePort.choose`."""
+        entry = self._entries.get(model or self.settings.default_model)
+        canary = entry.canary() if entry is not None and version is None else None
+        if canary is None or not in_share(key, canary[1]):
+            return self.resolve(model, version)
+        return canary[0]
+
+    def canaries(self) -> dict[str, tuple[ServedModel, float]]:
+        """Return, for each model with a canary that serves, that version and its share of the requests."""
+        found = {name: entry.canary() for name, entry in list(self._entries.items())}
+        return {name: (canary[0].served, canary[1]) for name, canary in found.items() if canary is not None}
 
     def champions(self) -> tuple[dict[str, ServedModel], dict[str, str]]:
         """Return the version that answers for each model, and for the other models why none does."""
@@ -129,20 +107,8 @@ class Fleet:
             if lane:
                 found[name] = lane.served
             else:
-                absent[name] = self._why_absent(entry, None).detail
+                absent[name] = entry.why_absent(None, self.first_look.is_set()).detail
         return found, absent
-
-    def _why_absent(self, entry: Entry, version: int | None) -> ClearsightError:
-        name = entry.name
-        if version is not None and version not in entry.failures and version != entry.loading:
-            listed = ", ".join(map(str, sorted(entry.lanes))) or "none"
-            return VersionUnknown(f"{name} does not serve version {version}; versions served: {listed}.")
-        failure = entry.failures.get(version if version is not None else entry.channels.champion or 0)
-        if failure:
-            return ModelNotReady(f"{name} cannot be served: {failure.reason}", retry_after_s=5.0)
-        if entry.loading is not None or not self.first_look.is_set():
-            return ModelNotReady(f"{name} is being loaded.", retry_after_s=1.0)
-        return ModelNotReady(f"{name} is not served: {entry.problem or 'it has no champion'}.", retry_after_s=5.0)
 
     # Health
 
@@ -151,21 +117,8 @@ class Fleet:
         found = []
         for entry in list(self._entries.values()):
             versions = set(self.store.versions(entry.name)) | set(entry.lanes) | set(entry.failures)
-            found += [self._status(entry, version) for version in sorted(versions)]
+            found += [entry.status(version) for version in sorted(versions)]
         return found
-
-    def _status(self, entry: Entry, version: int) -> ModelStatus:
-        lane, failure = entry.lanes.get(version), entry.failures.get(version)
-        state, reason = "unloaded", ""
-        if lane:
-            state, reason = "ready", entry.notes.get(version, "")
-        elif version in entry.draining:
-            state = "draining"
-        elif version == entry.loading:
-            state = "loading"
-        elif failure:
-            state, reason = "failed", failure.reason
-        return ModelStatus(entry.name, version, state, reason, entry.role(version), lane.served if lane else None)
 
     def state(self) -> EngineState:
         """Ready when the default model's champion answers."""
@@ -178,9 +131,7 @@ class Fleet:
             problems.append(self._why_not_ready(entry))
         problems += [self._device_note] if self._device_note else []
         for other in list(self._entries.values()):
-            problems += [f"{other.name}: {other.problem}"] if other.problem else []
-            problems += [f"{other.name}/{v}: {f.reason}" for v, f in list(other.failures.items())]
-            problems += [f"{other.name}/{v}: {note}" for v, note in list(other.notes.items())]
+            problems += other.problems()
         provider = self.device.provider if self.device else "unknown"
         return EngineState(True, self.first_look.is_set(), ready, f"{self.settings.device} -> {provider}", problems)
 
@@ -270,6 +221,8 @@ class Fleet:
         if channels.champion in entry.lanes and entry.champion != channels.champion:
             log.info("champion.changed", model=entry.name, version=channels.champion, before=entry.champion)
             entry.champion = channels.champion
+        if self.batcher:
+            entry.cast_shadow(self.batcher, self.metrics.shadowed)
         self._retire(entry)
 
     def _note_problem(self, entry: Entry, problem: str) -> None:

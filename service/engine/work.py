@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ from service.engine.network import Network
 from service.engine.plan import Plan
 from service.errors import DeadlineExceeded
 from service.port import Answer, Rows, ServedModel
+
+if TYPE_CHECKING:
+    from service.engine.shadow import Shadow
 
 
 class Work:
@@ -88,6 +92,8 @@ class Lane:
         self.batch_s = plan.curve.latency(1)
         """Seconds of a batch: a moving average over real batches."""
         self.closed = False
+        self.shadow: Shadow | None = None
+        """Who gets copies of what ran here."""
 
     @property
     def backlog_s(self) -> float:

@@ -23,6 +23,8 @@ class News:
     """By number: name, version, digest, variant, provider."""
     champions: dict[str, int] = field(default_factory=dict)
     """Model to the number of the version that answers."""
+    canaries: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Model to the number of its canary and the canary's share of the requests."""
     absent: dict[str, str] = field(default_factory=dict)
     """Models that exist and have no champion that serves, with the reason."""
     statuses: list[dict[str, Any]] = field(default_factory=list)

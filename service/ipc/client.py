@@ -28,7 +28,7 @@ from service.instance import Instance
 from service.ipc import wire
 from service.ipc.link import Link
 from service.metrics import Metrics
-from service.port import PROBABILITIES, Answer, EngineState, ModelStatus, Rows, ServedModel
+from service.port import PROBABILITIES, Answer, EngineState, ModelStatus, Rows, ServedModel, in_share
 from service.settings import Settings
 
 _LOOK_S = 0.25
@@ -72,6 +72,16 @@ class EngineClient:
                 if candidate.name == name and candidate.version == version:
                     return candidate
         raise self._why_absent(name, version)
+
+    def choose(self, model: str | None, version: int | None, key: str) -> ServedModel:
+        """See `EnginePort.choose`."""
+        news, served = self.link.news, self.link.served
+        if version is None and news is not None and news.canaries and self.link.epoch:
+            number, share = news.canaries.get(model or news.default, (0, 0.0))
+            canary = served.get(number)
+            if canary is not None and in_share(key, share):
+                return canary
+        return self.resolve(model, version)
 
     def _why_absent(self, name: str, version: int | None) -> ModelUnknown | VersionUnknown | ModelNotReady:
         news = self.link.news

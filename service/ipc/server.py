@@ -229,6 +229,7 @@ class Server:
         """
         statuses = self.engine.models()
         champions, absent = self.engine.fleet.champions()
+        canaries = self.engine.fleet.canaries()
         lanes = self.engine.fleet.lanes
         for served in lanes:
             if served not in self._numbers:
@@ -242,6 +243,7 @@ class Server:
             self.engine.settings.default_model,
             {number: describe(served) for number, served in self._by_number.items()},
             {name: self._numbers[served] for name, served in champions.items() if served in self._numbers},
+            {n: (self._numbers[served], share) for n, (served, share) in canaries.items() if served in self._numbers},
             absent,
             [status_fields(s, self._numbers.get(s.served) if s.served else None) for s in statuses],
             {self._numbers[served]: self._wait_ahead_s(served) for served in lanes},

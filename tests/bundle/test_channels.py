@@ -37,6 +37,35 @@ def test_promote_then_rollback_walks_back_through_the_champions(store, capsys):
     assert "no earlier champion" in capsys.readouterr().err
 
 
+def test_canary_and_shadow_are_named_and_withdrawn_by_command(store, capsys):
+    root = str(store.root)
+    assert main(["--store", root, "promote", "colors/2", "--channel", "canary", "--weight", "0.05"]) == 0
+    assert main(["--store", root, "promote", "colors/3", "--channel", "shadow"]) == 0
+    channels = store.channels("colors")
+    assert (channels.champion, channels.canary, channels.shadow) == (1, Canary(version=2, weight=0.05), 3)
+    assert main(["--store", root, "withdraw", "colors", "canary"]) == 0
+    assert main(["--store", root, "withdraw", "colors", "shadow"]) == 0
+    assert (store.channels("colors").canary, store.channels("colors").shadow) == (None, None)
+    assert "colors: canary 2 for 0.05 of the requests" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["colors/2", "--channel", "canary"], "--weight go together"),
+        (["colors/2", "--weight", "0.5"], "--weight go together"),
+        (["colors/2", "--channel", "canary", "--weight", "1.5"], "above 0 and below 1"),
+        (["colors/1", "--channel", "shadow"], "is the champion"),
+    ],
+    ids=["no-weight", "no-channel", "too-much", "champion"],
+)
+def test_a_channel_that_makes_no_sense_is_refused(store, capsys, arguments, reason):
+    before = store.channels("colors")
+    assert main(["--store", str(store.root), "promote", *arguments]) == 1
+    assert reason in capsys.readouterr().err
+    assert store.channels("colors") == before
+
+
 def test_a_damaged_version_is_not_promoted(store, capsys):
     (store.root / "colors" / "2" / "model.onnx").write_bytes(b"")
     assert main(["--store", str(store.root), "promote", "colors/2"]) == 1
