@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,6 +20,8 @@ from bundle.front import Front
 from bundle.graph import seal
 from bundle.stamp import Stamp
 from bundle.store import Store, fact_of
+
+SHIPPED = Store(Path(__file__).parents[2] / "exported")
 
 
 class Copy:
@@ -222,6 +226,18 @@ def test_a_damaged_bundle_fails_with_the_reason(copy, capsys, damage, sentence):
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1, "one sentence"
+
+
+@pytest.mark.parametrize("name", SHIPPED.names())
+def test_shipped_bundles_verify_and_carry_their_evidence(capsys, name):
+    for version in SHIPPED.versions(name):
+        assert main(["--store", str(SHIPPED.root), "verify", f"{name}/{version}"]) == 0
+        said, manifest = capsys.readouterr().out, SHIPPED.open(name, version).manifest
+        assert all(f"{name}/{version} {variant}: " in said for variant in manifest.variants)
+        assert None not in (manifest.metrics, manifest.parity, manifest.drift, manifest.explain)
+        assert all(one.accuracy and one.latency_ms["cpu"] for one in manifest.variants.values())
+        assert {"checkpoint.pt", "training_digests.bin"} <= set(manifest.files)
+        assert re.match("[0-9a-f]{40}", manifest.lineage.code)
 
 
 def test_nothing_is_published_when_a_proof_fails(tmp_path):
