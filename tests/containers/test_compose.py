@@ -105,11 +105,20 @@ def test_prometheus_scrapes_the_service(stack: Stack) -> None:
     assert "ClearsightDown" in {rule["name"] for group in rules for rule in group["rules"]}
 
 
+LENIENT = {
+    "train.epochs": 1, "gate.max_top1_drop": 0.5, "gate.significance": 1e-9, "gate.max_class_recall_drop": 1,
+    "gate.max_ece_rise": 1, "gate.max_latency_ratio": 100,
+}  # fmt: skip
+"""What is tested is the way into production, not whether the candidate is good enough for it."""
+
+
 def test_a_retrained_version_takes_over_without_a_restart(stack: Stack) -> None:
     """The retrain job publishes into the shared volume and the running service answers with the new version."""
     before = _predict(stack, _photograph(64, 64), model="digits")["model"]["version"]
+    options = [word for key, value in LENIENT.items() for word in ("--set", f"{key}={value}")]
     # One thread: PyTorch's threads would wait for each other on a machine that does other work.
-    done = stack.run("run", "--rm", "-e", "OMP_NUM_THREADS=1", "retrain", "retrain", "--model", "digits")
+    job = ["run", "--rm", "-T", "-e", "OMP_NUM_THREADS=1", "retrain", "retrain", "--model", "digits", *options]
+    done = stack.run(*job)
     _eventually(
         lambda: _predict(stack, _photograph(64, 64), model="digits")["model"]["version"] != before, 30, done.stdout
     )
@@ -185,23 +194,23 @@ def _follow_log(stack: Stack) -> Iterator[list[str]]:
     """Collect what the service logs until its container is gone."""
     lines: list[str] = []
     command = [*stack.compose, "logs", "--follow", "service"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, cwd=ROOT, env=stack.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout
-    reader = threading.Thread(target=lambda: lines.extend(process.stdout or ()))
-    reader.start()
-    try:
-        yield lines
-        reader.join(30)
-    finally:
-        process.kill()
-        process.wait()
+    ) as process:
+        reader = threading.Thread(target=lambda: lines.extend(process.stdout or ()))
+        reader.start()
+        try:
+            yield lines
+            reader.join(30)
+        finally:
+            process.kill()
+            reader.join(30)
 
 
 def _drain(log: list[str]) -> tuple[float, bool]:
     """Return when the service began to drain, and whether it came to the end of it."""
-    events = [json.loads(line[line.index("{") :]) for line in log if '"drain.' in line]
+    decoder = json.JSONDecoder()  # an engine may put the container's name before a line and colors around it
+    events = [decoder.raw_decode(line, line.index("{"))[0] for line in log if '"drain.' in line]
     begun = next(event for event in events if event["event"] == "drain.begun")
     at = datetime.fromisoformat(begun["timestamp"]).timestamp()
     return at, any(event["event"] == "drain.done" for event in events)
