@@ -54,6 +54,11 @@ class Instance:
         return f"ipc://{self.folder}/engine"
 
     @property
+    def rows_path(self) -> Path:
+        """Where the engine takes rows."""
+        return self.folder / "rows"
+
+    @property
     def news_address(self) -> str:
         """Where the engine tells its news."""
         return f"ipc://{self.folder}/news"

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import zmq
 
 from service.checks import check_request
 from service.errors import (
@@ -27,6 +26,7 @@ from service.errors import (
 from service.instance import Instance
 from service.ipc import wire
 from service.ipc.link import Link
+from service.ipc.stream import Message, Stream
 from service.metrics import Metrics
 from service.port import PROBABILITIES, Answer, EngineState, ModelStatus, Rows, ServedModel, in_share
 from service.settings import Settings
@@ -34,6 +34,8 @@ from service.settings import Settings
 _LOOK_S = 0.25
 """How often a waiting request looks whether its engine and its client are still there."""
 _GRACE_S = 0.05
+_SEND_S = 2.0
+"""An engine that does not read rows for this long is as good as gone."""
 _LOAD_S = 600.0
 
 
@@ -118,16 +120,18 @@ class EngineClient:
     ) -> Answer:
         """See `EnginePort.infer`."""
         check_request(served, rows, outputs)
-        epoch, socket = self._socket()
-        number, served_number = next(self._numbers).to_bytes(8, "big"), self._number_of(served)
+        epoch, stream = self._stream()
+        number, served_number = next(self._numbers), self._number_of(served)
+        parts = wire.pack_inference(number, served_number, rows, deadline, outputs)
         try:
-            socket.send_multipart(wire.request_frames(number, served_number, rows, deadline, outputs), zmq.NOBLOCK)
-            frames = self._await(socket, number, epoch, deadline, gone)
-        except zmq.Again:
-            raise EngineUnavailable("The engine is being started.", retry_after_s=1.0) from None
-        if frames[1] == wire.REFUSAL:
-            raise wire.parse_refusal(frames[2])
-        answer, wait_s = wire.parse_answer(frames, served, len(rows), outputs)
+            stream.send(*parts)
+            message = self._await(stream, number, epoch, deadline, gone)
+        except OSError:
+            self._hang_up()
+            raise EngineUnavailable("The engine was lost while it held this request.", retry_after_s=1.0) from None
+        if message.kind == wire.REFUSAL:
+            raise wire.parse_refusal(message.payload)
+        answer, wait_s = wire.parse_answer(message.payload, served, len(rows), outputs)
         self.link.waits[served_number] = (wait_s, time.monotonic())
         return answer
 
@@ -140,38 +144,41 @@ class EngineClient:
             raise ModelRetired(f"{served.name} version {served.version} was replaced while the request was read.")
         return number
 
-    def _socket(self) -> tuple[str, Any]:
-        """Return this thread's socket to the engine that is there; a socket to an earlier one is thrown away."""
+    def _stream(self) -> tuple[str, Stream]:
+        """Return this thread's connection to the engine that is there; one to an earlier engine is thrown away."""
         epoch = self.link.epoch
         if not epoch:
             raise EngineUnavailable("The engine is being started.", retry_after_s=1.0)
         local = self._local
         if getattr(local, "epoch", None) != epoch:
-            if getattr(local, "socket", None) is not None:
-                local.socket.close()
-            local.socket = self.link.dealer()
-            local.socket.rcvtimeo = int(_LOOK_S * 1000)
-            local.socket.poll(500, zmq.POLLOUT)  # the first message of a thread waits for the connection
+            self._hang_up()
+            try:
+                local.stream = Stream.connect(self.link.rows_path, _SEND_S, _LOOK_S)
+            except OSError:
+                raise EngineUnavailable("The engine is being started.", retry_after_s=1.0) from None
             local.epoch = epoch
-        return epoch, local.socket
+        return epoch, local.stream
+
+    def _hang_up(self) -> None:
+        if getattr(self._local, "epoch", None) is not None:
+            self._local.stream.close()
+            self._local.epoch = None
 
     def _await(
-        self, socket: Any, number: bytes, epoch: str, deadline: float, gone: Callable[[], bool] | None
-    ) -> list[bytes]:
+        self, stream: Stream, number: int, epoch: str, deadline: float, gone: Callable[[], bool] | None
+    ) -> Message:
         """Wait for the reply of this number; replies to requests that were given up are dropped."""
         while True:
-            try:
-                frames: list[bytes] = socket.recv_multipart()
-                if frames[0] == number:
-                    return frames
+            message = stream.receive()
+            if message is not None:
+                if message.number == number:
+                    return message
                 continue
-            except zmq.Again:
-                pass
             if self.link.epoch != epoch:
                 raise EngineUnavailable("The engine was lost while it held this request.", retry_after_s=1.0)
             late = time.monotonic() > deadline + _GRACE_S
             if late or (gone is not None and gone()):
-                socket.send_multipart([number, wire.CANCEL, b""], zmq.NOBLOCK)
+                stream.send(wire.pack_cancel(number))
                 if late:
                     raise DeadlineExceeded("The deadline passed while the images were waiting or running.")
                 raise ClientGone("The client closed the connection while its images were waiting.")

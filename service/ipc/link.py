@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -55,6 +56,11 @@ class Link:
         self._stop.set()
         self._thread.join(timeout=_CALL_S)
         self.context.destroy(linger=0)
+
+    @property
+    def rows_path(self) -> Path:
+        """Where the engine takes rows."""
+        return self._instance.rows_path
 
     def dealer(self) -> Any:
         """Return a new socket to the engine; it belongs to the calling thread."""

@@ -1,4 +1,4 @@
-"""The engine's side of the wire: one thread owns the sockets, runners hand it their answers."""
+"""The engine's side of the wire: rows are read by one thread and answered by the runners, all else goes over zmq."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from service.engine.work import Work
 from service.errors import ModelRetired, ServiceError
 from service.instance import Instance
 from service.ipc import wire
+from service.ipc.acceptor import Acceptor, Peer
 from service.ipc.catalog import News, describe, status_fields
+from service.ipc.stream import Message
 from service.port import Answer, ServedModel
 
 log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.engine"))
@@ -47,7 +49,8 @@ class Server:
         os.set_blocking(self._wake_write, False)
         self._signalled = False
         self._calls = ThreadPoolExecutor(4, thread_name_prefix="call")
-        self._open: dict[tuple[bytes, bytes], list[Work]] = {}
+        self._open: dict[tuple[Peer, int], list[Work]] = {}
+        self._acceptor = Acceptor(instance.rows_path, self._take, self._leave)
         self._next_number = itertools.count(1)
         self._numbers: dict[ServedModel, int] = {}
         self._by_number: dict[int, ServedModel] = {}
@@ -57,6 +60,7 @@ class Server:
         """Serve in this thread until `stop`; then finish what is open, for at most `drain_s`."""
         router = self._bind(zmq.ROUTER, self._instance.engine_address)
         news = self._bind(zmq.PUB, self._instance.news_address)
+        self._acceptor.start()
         poller = zmq.Poller()
         poller.register(router, zmq.POLLIN)
         poller.register(self._wake_read, zmq.POLLIN)
@@ -74,6 +78,7 @@ class Server:
             if time.monotonic() >= next_news or self._catalog_changed():
                 news.send(self._edition().encode())
                 next_news = time.monotonic() + _NEWS_S
+        self._acceptor.stop()
         router.close(linger=200)
         news.close(linger=200)
         self._calls.shutdown(wait=True, cancel_futures=True)
@@ -135,16 +140,7 @@ class Server:
 
     def _dispatch(self, frames: list[bytes]) -> None:
         who, number, kind = frames[0], frames[1], frames[2]
-        if kind == wire.INFER:
-            try:
-                self._infer(who, number, frames)
-            except ClearsightError as error:
-                self._open.pop((who, number), None)
-                self.reply([who, *wire.refusal_frames(number, error)])
-        elif kind == wire.CANCEL:
-            for work in self._open.get((who, number), []):
-                work.dropped = True
-        elif kind == wire.PING:
+        if kind == wire.PING:
             oldest_s = self.engine.batcher.oldest_batch_s() if self.engine.batcher else 0.0
             state = self.engine.state()
             pulse = {"oldest_batch_s": oldest_s, "started": state.started, "ready": state.ready}
@@ -152,21 +148,40 @@ class Server:
         elif kind == wire.CALL:
             self._calls.submit(self._call, who, number, frames[3:])
 
-    def _infer(self, who: bytes, number: bytes, frames: list[bytes]) -> None:
-        deadline, served_number, images = wire.parse_request(frames[3])
-        served = self._by_number.get(served_number)
+    # Rows
+
+    def _take(self, peer: Peer, message: Message) -> None:
+        if message.kind == wire.CANCEL:
+            for work in self._open.get((peer, message.number), []):
+                work.dropped = True
+            return
+        try:
+            self._infer(peer, message)
+        except ClearsightError as error:
+            self._open.pop((peer, message.number), None)
+            peer.send(wire.pack_refusal(message.number, error))
+
+    def _leave(self, peer: Peer) -> None:
+        """Nobody waits any more for what a lost peer has asked."""
+        for (who, _), works in list(self._open.items()):
+            if who is peer:
+                for work in works:
+                    work.dropped = True
+
+    def _infer(self, peer: Peer, message: Message) -> None:
+        asked = wire.parse_inference(message.payload)
+        served = self._by_number.get(asked.served)
         if served is None:
             raise ModelRetired("The version was replaced while the request was read.")
         lane = self.engine.lane_of(served)
         recipe = served.manifest
-        shape = (images, recipe.height, recipe.width, recipe.preprocessing.channels)
-        rows = np.frombuffer(frames[5], np.uint8).reshape(shape)
-        outputs = tuple(frames[4].decode().split(","))
-        request = _Request(self, who, number, lambda: self._wait_ahead_s(served))
+        shape = (asked.images, recipe.height, recipe.width, recipe.preprocessing.channels)
+        rows = np.frombuffer(asked.rows, np.uint8).reshape(shape)
+        request = _Request(self, peer, message.number, lambda: self._wait_ahead_s(served))
         parts = split(rows, lane.plan.cap)
-        works = [_RemoteWork(part, outputs, deadline, request, at) for at, part in enumerate(parts)]
+        works = [_RemoteWork(part, asked.outputs, asked.deadline, request, at) for at, part in enumerate(parts)]
         request.missing = len(works)
-        self._open[who, number] = list(works)
+        self._open[peer, message.number] = list(works)
         assert self.engine.batcher is not None
         self.engine.batcher.submit(lane, list(works))
 
@@ -174,10 +189,10 @@ class Server:
         lane, batcher = self.engine.fleet.lanes.get(served), self.engine.batcher
         return batcher.wait_ahead_s(lane) if batcher and lane else 0.0
 
-    def finish(self, who: bytes, number: bytes, frames: list[Any]) -> None:
+    def finish(self, peer: Peer, number: int, message: bytes) -> None:
         """Close an open request with its reply."""
-        self._open.pop((who, number), None)
-        self.reply([who, *frames])
+        self._open.pop((peer, number), None)
+        peer.send(message)
 
     # Calls
 
@@ -253,11 +268,11 @@ class Server:
 class _Request:
     """One worker's request, which may be more than one batch's work."""
 
-    __slots__ = ("lock", "missing", "number", "parts", "server", "wait", "who")
+    __slots__ = ("lock", "missing", "number", "parts", "peer", "server", "wait")
 
-    def __init__(self, server: Server, who: bytes, number: bytes, wait: Callable[[], float]) -> None:
+    def __init__(self, server: Server, peer: Peer, number: int, wait: Callable[[], float]) -> None:
         self.server = server
-        self.who = who
+        self.peer = peer
         self.number = number
         self.wait = wait
         self.lock = threading.Lock()
@@ -273,10 +288,10 @@ class _Request:
                 return
         error = next((part.error for part in self.parts if part.error is not None), None)
         if error is not None:
-            frames: list[Any] = wire.refusal_frames(self.number, error)
+            message = wire.pack_refusal(self.number, error)
         else:
-            frames = wire.answer_frames(self.number, self._joined(), self.wait())
-        self.server.finish(self.who, self.number, frames)
+            message = wire.pack_answer(self.number, self._joined(), self.wait())
+        self.server.finish(self.peer, self.number, message)
 
     def _joined(self) -> Answer:
         self.parts.sort(key=lambda part: part.position)
