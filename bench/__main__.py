@@ -1,18 +1,26 @@
-"""`python -m bench`: the limits of this machine, the service and its peers, and how close they come."""
+"""`python -m bench`: the limits of this machine, the service and its peers, and how close they come.
+
+`--quick` is a look of two minutes; the whole takes about twenty.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import platform
+import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TextIO
 
 import onnxruntime as ort
 
 from bench import contest, limits, wrk
 from bench.inputs import photograph
 from bench.models import BUILT, Case, build, cases, cores, imagenet_preprocessing
+from bench.servers import Server
 from bench.spread import Spread, table
 from bundle.preprocess import preprocess
 
@@ -21,30 +29,58 @@ LOADS = (0.5, 0.7, 0.8, 0.9, 1.0, 1.5)
 
 
 def main() -> None:
-    """Measure what the arguments ask for; print Markdown tables and keep the numbers as JSON."""
+    """Measure what the arguments ask for; print Markdown tables and keep them, and the numbers as JSON."""
     arguments = _arguments()
     wrk.require()
     build()
+    path: Path = arguments.json or BUILT / "last.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".md").open("w") as tables, contextlib.redirect_stdout(_Both(sys.stdout, tables)):
+        _measure(arguments, path)
+        print(f"the numbers: {path}")
+
+
+class _Both(io.TextIOBase):
+    """Write to the terminal and to a file, each line at once."""
+
+    def __init__(self, *targets: TextIO) -> None:
+        self.targets = targets
+
+    def write(self, text: str) -> int:
+        """Write to both."""
+        for target in self.targets:
+            target.write(text)
+            target.flush()
+        return len(text)
+
+
+def _measure(arguments: argparse.Namespace, path: Path) -> None:
+    """Run part after part; what was measured is kept even if a later part fails."""
+    if arguments.quick:
+        arguments.cases, arguments.connections, arguments.repeats, arguments.seconds = ["resnet20"], [8, 32], 3, 1
+        arguments.open_loop_seconds, arguments.scaling = 0, False
     record: dict[str, object] = {"machine": _machine()}
     print(f"{_machine()}; {arguments.repeats} repeats: median (lowest to highest)\n")
     record["preprocessing"] = _preprocessing(arguments)
     for name in arguments.cases:
         record[name] = _case(cases()[name], arguments)
-    BUILT.mkdir(parents=True, exist_ok=True)
-    path: Path = arguments.json or BUILT / "last.json"
+        path.write_text(json.dumps(record, indent=1) + "\n")
+    if arguments.scaling:
+        record["scaling"] = _scaling(cases()["resnet20"], arguments)
     path.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"the numbers: {path}")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     add = parser.add_argument
-    add("--cases", nargs="+", choices=[*cases()], default=["resnet20", "resnet50-int8", "resnet50"])
+    add("--cases", nargs="+", choices=[*cases()], default=[*cases()])
     add("--repeats", type=int, default=5, help="repeats of every measurement (default: 5)")
-    add("--seconds", type=int, default=3, help="length of one closed-loop run (default: 3)")
+    add("--seconds", type=int, help="length of one closed-loop run (default: 1, and 2 for photographs)")
     add("--connections", nargs="+", type=int, default=[1, 8, 32])
     add("--only", nargs="+", help="contestants to run (default: all)")
-    add("--open-loop-seconds", type=int, default=10, help="length of one open-loop run; 0 for none (default: 10)")
+    add("--open-loop-seconds", type=int, default=4, help="length of one open-loop run; 0 for none (default: 4)")
+    add("--quick", action="store_true", help="the small model at 8 and 32 connections, a second each")
+    add("--no-scaling", dest="scaling", action="store_false", help="leave out one worker against two")
     add("--json", type=Path, help="where the numbers go (default: build/bench/last.json)")
     return parser.parse_args()
 
@@ -79,14 +115,20 @@ def _case(case: Case, arguments: argparse.Namespace) -> dict[str, object]:
     alone = {plan: limits.onnxruntime_alone(graph, row, plan, arguments.repeats, 0.4) for plan in plans}
     _show_alone(alone)
     best = max(alone.values(), key=lambda rate: rate.per_second.median)
-    results = contest.closed_loop(case, arguments.connections, arguments.repeats, arguments.seconds, arguments.only)
+    field = {n: one for n, one in contest.contestants(case).items() if not arguments.only or n in arguments.only}
+    seconds = arguments.seconds or (2 if case.photograph else 1)
+    results, servers = contest.closed_loop(case, field, arguments.connections, arguments.repeats, seconds)
     _show_closed_loop(results, best, decode_ms)
+    _show_lone(results, alone, decode_ms)
+    _show_processes(servers)
     record: dict[str, object] = {
         "decode_ms": decode_ms.values,
         "alone": [asdict(plan) | {"per_second": rate.per_second.values} for plan, rate in alone.items()],
+        "start_s": {server.name: server.start_s for server in servers},
+        "memory_mib": {server.name: server.memory_mib for server in servers},
         "closed_loop": [{"server": s, "connections": c} | asdict(seen) for (s, c), seen in results.items()],
     }
-    if arguments.open_loop_seconds and any(name == contest.SERVICE for name, _ in results):
+    if arguments.open_loop_seconds and case.variant == "int8" and any(name == contest.SERVICE for name, _ in results):
         record["open_loop"] = _open_loop(case, results, arguments.open_loop_seconds)
     return record
 
@@ -102,6 +144,7 @@ def _show_alone(alone: dict[limits.Plan, limits.Rate]) -> None:
 def _show_closed_loop(results: contest.Results, best: limits.Rate, decode_ms: Spread) -> None:
     infer_s, decode_s = 1 / best.per_second.median, decode_ms.median / 1e3 / cores()
     limit = 1 / (infer_s + decode_s)
+    failed = any(share for seen in results.values() for share in seen.failed)
     hellos = [seen.rate().median for (name, _), seen in results.items() if name == contest.HELLO]
     ceiling = 1 / (infer_s + decode_s + 1 / max(hellos)) if hellos else float("nan")
     print(f"preprocessing {decode_ms.show(3)} ms a thread; onnxruntime at best {best.per_second.show(0)} images/s")
@@ -112,8 +155,10 @@ def _show_closed_loop(results: contest.Results, best: limits.Rate, decode_ms: Sp
         ratio = ours.rate().per(seen.rate()).show(2) if ours and name != contest.SERVICE else ""
         shares = ["", ""] if name == contest.HELLO else [f"{seen.rate().median / x:.2f}" for x in (limit, ceiling)]
         p50, p99 = Spread.of(seen.p50_ms).show(2), Spread.of(seen.p99_ms).show(2)
-        rows.append([f"{name}, {connections}", seen.rate().show(0), p50, p99, *shares, ratio])
-    print(table(["server, connections", "requests/s", "p50 ms", "p99 ms", "/ limit", "/ with HTTP", "ours / it"], rows))
+        lost = [f"{max(seen.failed):.1%}"] if failed else []
+        rows.append([f"{name}, {connections}", seen.rate().show(0), p50, p99, *shares, ratio, *lost])
+    head = ["server, connections", "requests/s", "p50 ms", "p99 ms", "/ limit", "/ with HTTP", "ours / it"]
+    print(table([*head, *(["most not answered"] if failed else [])], rows))
     _show_cpu(results, best, decode_ms)
 
 
@@ -125,6 +170,42 @@ def _show_cpu(results: contest.Results, best: limits.Rate, decode_ms: Spread) ->
             parts = ", ".join(f"{kind} {spent:.3f}" for kind, spent in seen.cpu_by_process().items())
             rows.append([f"{name} at {most}: {parts}", seen.cpu_total_ms().show(3)])
     print(table(["CPU milliseconds a request", "all processes"], rows))
+
+
+def _show_lone(results: contest.Results, alone: dict[limits.Plan, limits.Rate], decode_ms: Spread) -> None:
+    """Say what a lone request takes beside decoding and the best session for one image."""
+    if (contest.SERVICE, 1) not in results or (contest.NAIVE, 1) not in results:
+        return
+    fastest = max((rate for plan, rate in alone.items() if (plan.sessions, plan.batch) == (1, 1)), key=_per_second)
+    least = decode_ms.median + 1e3 / fastest.per_second.median
+    ours = Spread.of(results[contest.SERVICE, 1].p50_ms)
+    more = Spread.of(a - b for a, b in zip(ours.values, results[contest.NAIVE, 1].p50_ms, strict=True))
+    print(f"a lone request: {ours.show(2)} ms; decoding and the best session for one image {least:.2f} ms, ", end="")
+    print(f"ratio {ours.median / least:.2f}; more than naive Flask: {more.show(2)} ms\n")
+
+
+def _per_second(rate: limits.Rate) -> float:
+    return rate.per_second.median
+
+
+def _show_processes(servers: list[Server]) -> None:
+    rows = [
+        [server.name, f"{server.start_s:.1f}", ", ".join(f"{n} {mib:.0f}" for n, mib in server.memory_mib.items())]
+        for server in servers
+    ]
+    print(table(["server", "cold start, s", "resident MiB"], rows))
+
+
+def _scaling(case: Case, arguments: argparse.Namespace) -> dict[str, tuple[float, ...]]:
+    """Compare what the second worker brings the service, before a stand-in accelerator, and a hello."""
+    results, _ = contest.closed_loop(case, contest.scaling(), [32], arguments.repeats, arguments.seconds or 2)
+    rate = {name: seen.rate() for (name, _), seen in results.items()}
+    ours, hello = rate["stand-in, 2"].per(rate["stand-in, 1"]), rate["Flask hello, 2"].per(rate["Flask hello, 1"])
+    print("## Two workers against one, 32 connections\n")
+    rows = [[name, spread.show(0)] for name, spread in rate.items()]
+    rows += [["service, gain", ours.show(2)], ["hello, gain", hello.show(2)], ["of it", ours.per(hello).show(2)]]
+    print(table(["server, workers", "requests/s"], rows))
+    return {name: spread.values for name, spread in rate.items()}
 
 
 def _open_loop(case: Case, results: contest.Results, seconds: int) -> list[dict[str, object]]:

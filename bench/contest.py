@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from bench import servers, wrk
 from bench.models import Case, cores
@@ -16,6 +18,9 @@ from bench.spread import Spread
 WARMUP_S = 2
 HELLO = "Flask hello"
 SERVICE = "clearsight"
+NAIVE = "naive Flask"
+NAIVE_PILLOW = "naive Flask, plain Pillow"
+STANDIN = str(Path(__file__).with_name("standin"))
 
 
 @dataclass
@@ -23,6 +28,9 @@ class Seen:
     """What one server showed at one number of connections, a value for each repeat."""
 
     per_second: list[float] = field(default_factory=list)
+    """Successful answers only."""
+    failed: list[float] = field(default_factory=list)
+    """Share of the requests that were refused or lost."""
     p50_ms: list[float] = field(default_factory=list)
     p99_ms: list[float] = field(default_factory=list)
     cpu_ms: list[dict[str, float]] = field(default_factory=list)
@@ -44,29 +52,54 @@ class Seen:
 Results = dict[tuple[str, int], Seen]
 
 
-def commands(case: Case) -> dict[str, tuple[list[str], str]]:
-    """Return how each contestant is started and where it is asked."""
+@dataclass(frozen=True)
+class Contestant:
+    """How a server is started, where it is asked, and what its environment adds."""
+
+    command: list[str]
+    path: str
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def contestants(case: Case) -> dict[str, Contestant]:
+    """List who competes in a case, by name."""
     workers = cores()
     python = sys.executable
+    serve = [python, "-m", "service", "serve"]
+    naive = servers.gunicorn("bench.peers.naive:create_app()", workers, 4)
     address = ["--address", "127.0.0.1", "--port", "{port}", "--log-level", "warning"]
-    return {
-        SERVICE: ([python, "-m", "service", "serve"], "/predict"),
-        "naive Flask": (servers.gunicorn("bench.peers.naive:create_app()", workers, 4), "/predict"),
-        "mosec": ([python, "-m", "bench.peers.mosec_app", *address], "/inference"),
-        HELLO: (servers.gunicorn("bench.hello:app", workers, 4), "/hello"),
+    all_of_them = {
+        SERVICE: Contestant(serve, "/predict"),
+        "clearsight, a worker a core": Contestant(serve, "/predict", {"CLEARSIGHT_WORKERS": str(workers)}),
+        NAIVE: Contestant(naive, "/predict"),
+        NAIVE_PILLOW: Contestant(naive, "/predict", {"BENCH_PLAIN": "1"}),
+        "mosec": Contestant([python, "-m", "bench.peers.mosec_app", *address], "/inference"),
+        HELLO: Contestant(servers.gunicorn("bench.hello:app", workers, 4), "/hello"),
     }
+    return {name: one for name, one in all_of_them.items() if case.photograph or name != NAIVE_PILLOW}
+
+
+def scaling() -> dict[str, Contestant]:
+    """List one worker and two, of the service before a stand-in accelerator and of the hello."""
+    paths = os.pathsep.join([STANDIN, *filter(None, [os.environ.get("PYTHONPATH")])])
+    serve = [sys.executable, "-m", "service", "serve"]
+    found = {}
+    for count in (1, 2):
+        environment = {"CLEARSIGHT_WORKERS": str(count), "CLEARSIGHT_RUNNERS": "1", "PYTHONPATH": paths}
+        found[f"stand-in, {count}"] = Contestant(serve, "/predict", environment)
+        found[f"{HELLO}, {count}"] = Contestant(servers.gunicorn("bench.hello:app", count, 4), "/hello")
+    return found
 
 
 def closed_loop(
-    case: Case, connections: list[int], repeats: int, seconds: float, only: list[str] | None = None
-) -> Results:
-    """Load every contestant in turn, repeat by repeat, the order reversed each time."""
+    case: Case, field: dict[str, Contestant], connections: list[int], repeats: int, seconds: float
+) -> tuple[Results, list[servers.Server]]:
+    """Load every contestant in turn, repeat by repeat, the order reversed each time; return also who took part."""
     results: Results = defaultdict(Seen)
     with contextlib.ExitStack() as stack:
         started = [
-            stack.enter_context(servers.running(name, command, path, case.environment()))
-            for name, (command, path) in commands(case).items()
-            if only is None or name in only
+            stack.enter_context(servers.running(name, one.command, one.path, case.environment() | one.environment))
+            for name, one in field.items()
         ]
         for server in started:
             wrk.measure(server.url, _body(server, case), 8, WARMUP_S)
@@ -74,13 +107,15 @@ def closed_loop(
             for server in started if repeat % 2 == 0 else reversed(started):
                 for count in connections:
                     _sample(results[server.name, count], server, case, count, seconds)
-    return results
+        for server in started:
+            server.memory_mib = server.resident_mib()
+    return results, started
 
 
 def open_loop(case: Case, rates: list[float], seconds: float) -> list[Outcome]:
     """Offer the service a constant rate, one rate after the other."""
-    command, path = commands(case)[SERVICE]
-    with servers.running(SERVICE, command, path, case.environment()) as server:
+    ours = contestants(case)[SERVICE]
+    with servers.running(SERVICE, ours.command, ours.path, case.environment()) as server:
         wrk.measure(server.url, case.image, 8, WARMUP_S)
         return [Generator(server.url, case.image).run(rate, seconds) for rate in rates]
 
@@ -91,10 +126,11 @@ def _sample(seen: Seen, server: servers.Server, case: Case, connections: int, se
     after = server.cpu_seconds()
     requests = sample.per_second * seconds
     seen.per_second.append(sample.per_second)
+    seen.failed.append(sample.failed)
     seen.p50_ms.append(sample.p50_ms)
     seen.p99_ms.append(sample.p99_ms)
     seen.cpu_ms.append({kind: 1e3 * (after[kind] - before.get(kind, 0.0)) / requests for kind in after})
 
 
 def _body(server: servers.Server, case: Case) -> wrk.Input | None:
-    return None if server.name == HELLO else case.image
+    return None if server.name.startswith(HELLO) else case.image

@@ -14,12 +14,10 @@ import onnxruntime as ort
 from PIL import Image
 
 from bench.inputs import Input
+from bench.plain import plain
 from bench.spread import Spread
 from bundle.manifest import Preprocessing
 from bundle.preprocess import preprocess
-
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 @dataclass(frozen=True)
@@ -61,12 +59,9 @@ def onnxruntime_alone(graph: bytes, row: npt.NDArray[np.uint8], plan: Plan, repe
 
 def preprocessing_alone(image: Input, recipe: Preprocessing, repeats: int, seconds: float) -> dict[str, Spread]:
     """Time one thread's milliseconds per image: ours, the plain Pillow pipeline, and decoding only, interleaved."""
-    assert recipe.crop_size is not None
-    assert recipe.resize_size is not None
-    short, (height, width) = recipe.resize_size[0], recipe.crop_size
     ways: dict[str, Callable[[], object]] = {
         "bundle.preprocess": lambda: preprocess(image.body, recipe),
-        "plain Pillow": lambda: plain(image.body, short, height, width),
+        "plain Pillow": lambda: plain(image.body),
         "decode only": lambda: Image.open(io.BytesIO(image.body)).convert("RGB"),
     }
     seen: dict[str, list[float]] = {name: [] for name in ways}
@@ -79,16 +74,6 @@ def preprocessing_alone(image: Input, recipe: Preprocessing, repeats: int, secon
 def one_way(call: Callable[[], object], repeats: int, seconds: float) -> Spread:
     """Time one thread's milliseconds per call."""
     return Spread.of(1e3 / _rate([call], seconds)[0] for _ in range(repeats))
-
-
-def plain(body: bytes, short: int, height: int, width: int) -> npt.NDArray[np.float32]:
-    """Do what most services do: decode, resize the shorter side, crop the centre, normalise in float."""
-    image = Image.open(io.BytesIO(body)).convert("RGB")
-    scale = short / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    pixels = np.asarray(image.crop((left, top, left + width, top + height)), np.float32) / 255
-    return np.ascontiguousarray(((pixels - _MEAN) / _STD).transpose(2, 0, 1))
 
 
 def _rate(calls: list[Callable[[], object]], seconds: float) -> tuple[float, float]:

@@ -17,39 +17,19 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bundle.manifest import Preprocessing
+from bench.models import imagenet_preprocessing
+from bench.plain import plain
 from bundle.preprocess import preprocess
 from bundle.store import Bundle
 
-MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 SIZES = {"500x375": (500, 375), "1600x1067": (1600, 1067)}
-CROP_BOX = Preprocessing(
-    resize="shorter_side",
-    resize_size=(256, 256),
-    crop_size=(224, 224),
-    interpolation="bilinear",
-    color="rgb",
-    orientation="exif",
-    alpha_background=(255, 255, 255),
-    jpeg_draft=False,
-)
-FAST = CROP_BOX.model_copy(update={"interpolation": "fast_bilinear"})
+FAST = imagenet_preprocessing().model_copy(update={"jpeg_draft": False})
+CROP_BOX = FAST.model_copy(update={"interpolation": "bilinear"})
 STEPS = {
     "resize only the crop, uint8 out": CROP_BOX,
     "+ SIMD bilinear": FAST,
-    "+ reduced DCT scale": FAST.model_copy(update={"jpeg_draft": True}),
+    "+ reduced DCT scale": imagenet_preprocessing(),
 }
-
-
-def plain(data: bytes) -> npt.NDArray[np.uint8]:
-    """Run the pipeline that tutorials show and return its crop; the normalised floats are made and dropped."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    scale = 256 / min(image.size)
-    image = image.resize((int(image.width * scale), int(image.height * scale)), Image.Resampling.BILINEAR)
-    left, top = round((image.width - 224) / 2), round((image.height - 224) / 2)
-    pixels = np.asarray(image.crop((left, top, left + 224, top + 224)))
-    np.ascontiguousarray(((pixels.astype(np.float32) / 255 - MEAN) / STD).transpose(2, 0, 1))
-    return pixels
 
 
 def photographs(folder: Path | None, size: tuple[int, int], count: int) -> list[bytes]:

@@ -29,7 +29,10 @@ class Server:
     port: int
     path: str
     process: subprocess.Popen[bytes]
-    environment: dict[str, str] = field(repr=False, default_factory=dict)
+    start_s: float
+    """Seconds from the start of the process to the first answer."""
+    memory_mib: dict[str, float] = field(default_factory=dict)
+    """What `resident_mib` saw last."""
 
     @property
     def url(self) -> str:
@@ -51,7 +54,7 @@ class Server:
         """Return each process's resident memory in MiB, by kind and number."""
         root = psutil.Process(self.process.pid)
         members = [root, *root.children(recursive=True)]
-        return {f"{_kind(p, root)} {i}": p.memory_info().rss / 2**20 for i, p in enumerate(members)}
+        return {f"{_kind(p, root)} {i}": p.memory_info().rss / 2**20 for i, p in enumerate(members, 1)}
 
 
 def _kind(process: psutil.Process, root: psutil.Process) -> str:
@@ -71,10 +74,11 @@ def running(name: str, command: list[str], path: str, environment: dict[str, str
     settings = {key: value.replace("{port}", str(port)) for key, value in settings.items()}
     words = [word.replace("{port}", str(port)) for word in command]
     with tempfile.TemporaryFile() as log:
+        began = time.monotonic()
         process = subprocess.Popen(words, cwd=ROOT, env=settings, stdout=log, stderr=log)
         try:
             _wait_until_it_answers(name, port, process, log)
-            yield Server(name, port, path, process)
+            yield Server(name, port, path, process, time.monotonic() - began)
         finally:
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):

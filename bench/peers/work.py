@@ -1,4 +1,8 @@
-"""What every peer does to one image, so that only the servers differ: same file, same pixels, same reply."""
+"""What every peer does to one image, so that only the servers differ: same file, same pixels, same reply.
+
+With BENCH_PLAIN in the environment, a 224x224 model is fed as a user without this project would feed it: with Pillow's
+own resize of the whole image.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from bench.plain import plain_pixels
 from bundle.preprocess import InputInfo, Prepared, preprocess
 from bundle.store import Store
 
@@ -23,6 +28,7 @@ class Work:
         bundle = Store(os.environ["BENCH_STORE"]).open(os.environ["BENCH_MODEL"])
         self.manifest = bundle.manifest
         self.variant = os.environ["BENCH_VARIANT"]
+        self.plain = bool(os.environ.get("BENCH_PLAIN"))
         self.model = {
             "name": bundle.manifest.name,
             "version": str(bundle.manifest.version),
@@ -37,6 +43,8 @@ class Work:
 
     def read(self, body: bytes) -> Prepared:
         """Turn a request's body into the array that enters the graph."""
+        if self.plain:
+            return Prepared(plain_pixels(body), InputInfo("JPEG", 0, 0, 1))
         return preprocess(body, self.manifest.preprocessing)
 
     def infer(self, rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
