@@ -6,14 +6,16 @@ queueing (Goyal, Vin and Chen 1996): the waiting lane that has received least ru
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from bundle.errors import ClearsightError
 
-from service.engine.work import BatchReport, Lane, Work
+from service.engine.work import AwaitedWork, BatchReport, Lane, Work
 from service.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -43,6 +45,7 @@ class Batcher:
         self._busy = 0
         self._lanes: list[Lane] = []
         self._started: dict[int, float] = {}
+        self._places = itertools.count()
         self._threads: list[threading.Thread] = []
         self._stopping = False
 
@@ -139,18 +142,22 @@ class Batcher:
             self.admit(lane, sum(work.images for work in works), works[0].deadline)
             self._enqueue(lane, works, now)
 
-    def run_or_submit(self, lane: Lane, work: Work) -> None:
-        """Run the work in the calling thread when a runner is free, which saves two hand-overs; else queue it."""
+    def run_or_submit(self, lane: Lane, work: AwaitedWork) -> None:
+        """Run the work in the calling thread when a runner is free, which saves two hand-overs; else queue it.
+
+        The caller must `wait` for the work next: it may be called to run a batch itself.
+        """
         now = time.monotonic()
         with self._lock:
             self.admit(lane, work.images, work.deadline)
             work.arrived = now
             if self._busy >= self.runners or any(other.images for other in self._lanes):
+                work.leads = True
                 self._enqueue(lane, [work], now)
                 return
-            self._begin(lane, now)
+            place = self._begin(lane, now)
             alone = self._busy == 1
-        self._run(lane, [work], "idle", alone)
+        self._run(lane, [work], "idle", alone, place)
 
     def oldest_batch_s(self) -> float:
         """Return how long the oldest batch in progress has been running, in seconds."""
@@ -175,9 +182,9 @@ class Batcher:
                     reason = "idle"
                     self._work.wait()
                 works, full = self._take(lane)
-                self._begin(lane, time.monotonic())
+                place = self._begin(lane, time.monotonic())
                 alone = self._busy == 1 and not lane.waiting
-            self._run(lane, works, "full" if full else reason, alone)
+            self._run(lane, works, "full" if full else reason, alone, place)
             reason = "queued"
 
     def _next_lane(self) -> Lane | None:
@@ -201,30 +208,56 @@ class Batcher:
         lane.images -= images
         return taken, images >= lane.plan.cap > 1
 
-    def _begin(self, lane: Lane, now: float) -> None:
+    def _begin(self, lane: Lane, now: float) -> int:
+        """Take a runner's place and return its number."""
         self._busy += 1
         lane.running += 1
-        self._started[threading.get_ident()] = now
+        place = next(self._places)
+        self._started[place] = now
+        return place
 
-    def _run(self, lane: Lane, works: list[Work], reason: str, alone: bool) -> None:
+    def _run(self, lane: Lane, works: list[Work], reason: str, alone: bool, place: int) -> None:
         began = time.monotonic()
         try:
             ready = _still_wanted(works, began)
             if ready:
                 self._run_together(lane, ready, reason, alone, began)
         finally:
-            self._end(lane, time.monotonic() - began)
+            self._end(lane, time.monotonic() - began, place)
 
-    def _end(self, lane: Lane, seconds: float) -> None:
+    def _end(self, lane: Lane, seconds: float, place: int) -> None:
         with self._lock:
             self._busy -= 1
             lane.running -= 1
             lane.used_s += seconds
-            self._started.pop(threading.get_ident(), None)
+            del self._started[place]
             if lane.closed and not lane.running and not lane.waiting:
                 self._drained.notify_all()
-            if any(other.waiting for other in self._lanes):
-                self._work.notify()
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give a place that became free to the first waiter itself, or to a runner where its thread cannot run it."""
+        lane = self._next_lane()
+        if lane is None:
+            return
+        first = lane.waiting[0]
+        if not isinstance(first, AwaitedWork) or not first.leads:
+            self._work.notify()
+            return
+        works, full = self._take(lane)
+        place = self._begin(lane, time.monotonic())
+        alone = self._busy == 1 and not lane.waiting
+        if not first.call(partial(self._run, lane, works, "full" if full else "queued", alone, place)):
+            self._return(lane, works[1:], place)
+
+    def _return(self, lane: Lane, works: list[Work], place: int) -> None:
+        """Put a batch back whose first waiter has just given up, for a runner to take."""
+        self._busy -= 1
+        lane.running -= 1
+        del self._started[place]
+        lane.waiting.extendleft(reversed(works))
+        lane.images += sum(work.images for work in works)
+        self._work.notify()
 
     def _run_together(self, lane: Lane, works: list[Work], reason: str, alone: bool, began: float) -> None:
         """Run one batch; when it fails, run its items one by one so that a poison item fails alone."""
