@@ -221,3 +221,54 @@ def test_closing_a_lane_waits_for_what_it_holds(bench: Bench) -> None:
     opened(lane)
     first.wait(5)
     assert bench.batcher.close(lane, 5)
+
+
+def start_waiting(bench: Bench, lane: Lane, value: int, answers: dict[int, float], names: dict[int, str]) -> Any:
+    """Ask for one image in a thread that may be called to run batches; return the thread once its work is queued."""
+    network: Any = lane.network
+    run = network.run
+
+    def noted(rows: Any, outputs: Any, alone: bool = False) -> dict[str, Any]:
+        names[int(rows[0, 0, 0, 0])] = threading.current_thread().name
+        return run(rows, outputs)
+
+    network.run = noted
+
+    def ask() -> None:
+        work = AwaitedWork(np.full((1, 1, 1, 1), value, np.uint8), ("probabilities",), time.monotonic() + 60)
+        bench.batcher.run_or_submit(lane, work)
+        answers[value] = float(work.wait(60).outputs["probabilities"][0, 0])
+
+    queued = lane.images
+    thread = threading.Thread(target=ask, name=f"caller-{value}", daemon=True)
+    thread.start()
+    while lane.images == queued:
+        time.sleep(0.001)
+    return thread
+
+
+def test_the_first_waiter_runs_the_next_batch_for_all_who_wait(bench: Bench) -> None:
+    lane = bench.lane()
+    bench.occupy(lane)
+    answers: dict[int, float] = {}
+    names: dict[int, str] = {}
+    callers = [start_waiting(bench, lane, value, answers, names) for value in (1, 2, 3)]
+    opened(lane)
+    for caller in callers:
+        caller.join(10)
+    assert answers == {1: 1.0, 2: 2.0, 3: 3.0}
+    assert names[1] == "caller-1"
+    assert bench.submit(lane, 9).wait(5).outputs["probabilities"][0, 0] == 9
+
+
+def test_a_waiter_that_gives_up_leaves_the_next_batch_to_a_runner(bench: Bench) -> None:
+    lane = bench.lane()
+    bench.occupy(lane)
+    impatient = AwaitedWork(np.full((1, 1, 1, 1), 1, np.uint8), ("probabilities",), time.monotonic() + 60)
+    bench.batcher.run_or_submit(lane, impatient)
+    patient = bench.submit(lane, 2)
+    with pytest.raises(DeadlineExceeded):
+        impatient.wait(0.0)
+    opened(lane)
+    assert patient.wait(5).outputs["probabilities"][0, 0] == 2
+    assert bench.submit(lane, 3).wait(5).outputs["probabilities"][0, 0] == 3
