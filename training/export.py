@@ -243,12 +243,10 @@ def _checkpoint(run: TrainedRun) -> bytes:
 
 
 def _lineage(run: TrainedRun) -> Lineage:
-    recipe = run.recipe.model_dump(mode="json")
-    recipe["data"] |= {"path": None, "feedback": None}  # where images lay on that machine says nothing elsewhere
     environment = run.facts.get("environment", {})
     return Lineage(
         kind="trained",
-        recipe=recipe,
+        recipe=run.recipe.portable(),
         seed=run.recipe.train.seed,
         code=environment.get("code"),
         data_fingerprint=run.fingerprint,

@@ -215,6 +215,18 @@ class Recipe(Section):
     export: Export = Export()
     gate: Gate = Gate()
 
+    def portable(self) -> dict[str, Any]:
+        """Return plain values that mean the same on other machines.
+
+        The folders of data and feedback are None; local weights are named by their file and the folder that holds it.
+        """
+        values: dict[str, Any] = self.model_dump(mode="json")
+        values["data"] |= {"path": None, "feedback": None}
+        weights = self.model.weights
+        if weights is not None and weights != "DEFAULT" and "://" not in weights:
+            values["model"]["weights"] = str(Path(*Path(weights).resolve().parts[-2:]))
+        return values
+
     @model_validator(mode="after")
     def _small_is_smaller(self) -> Recipe:
         side = self.train.small_side

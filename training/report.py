@@ -55,7 +55,7 @@ def report_page(template: str, path: Path, test: Split | None, probabilities: Fl
         readings=read_curves(history),
         command=f"python -m training train {path.name}/run.json" + (" --data FOLDER" if recipe.data.path else ""),
         facts=_flat({**facts["data"], **facts["environment"], "started": facts["started"]}),
-        recipe={key: value for key, value in _flat(facts["recipe"]).items() if key not in LOCAL},
+        recipe={key: value for key, value in _flat(recipe.portable()).items() if key not in LOCAL},
         **shown,
         **more,
     )

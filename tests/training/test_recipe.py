@@ -56,3 +56,19 @@ def test_a_file_that_is_not_toml_is_refused(tmp_path):
 def test_the_recipe_of_a_run_reads_back_as_itself():
     recipe = load_recipe("cifar10")
     assert parse_recipe(recipe.model_dump(mode="json")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("weights", "kept"),
+    [
+        ("/somewhere/runs/first/best.pt", "first/best.pt"),
+        ("DEFAULT", "DEFAULT"),
+        ("https://host/file.pth", "https://host/file.pth"),
+        (None, None),
+    ],
+)
+def test_a_portable_recipe_names_no_folder_of_this_machine(weights, kept):
+    recipe = parse_recipe({"data": {"path": "/somewhere", "feedback": "/elsewhere"}, "model": {"weights": weights}})
+    portable = recipe.portable()
+    assert (portable["data"]["path"], portable["data"]["feedback"], portable["model"]["weights"]) == (None, None, kept)
+    assert portable["train"] == recipe.model_dump(mode="json")["train"]
