@@ -54,7 +54,8 @@ bench: $(VENV)/.bench ## measure speed on this machine
 
 fuzz: $(VENV)/.dev ## fuzz decoding, the V2 parser and the whole API, FUZZ_FACTOR (50) times as long as `make test`
 	FUZZ_FACTOR=$${FUZZ_FACTOR:-50} $(PY) -m pytest --timeout 7200 \
-	  tests/bundle/test_preprocess_fuzz.py tests/service/test_v2_tensors.py tests/api/test_schemathesis.py
+	  tests/bundle/test_preprocess_fuzz.py tests/service/test_v2_tensors.py tests/api/test_schemathesis.py \
+	  tests/api/test_limits.py
 
 audit: $(VENV)/.dev ## look for known vulnerabilities in the pinned dependencies (asks pypi.org, or OSV=<address>)
 	$(PY) .ci/audit.py constraints.txt $(if $(OSV),--osv $(OSV))
