@@ -95,7 +95,7 @@ def _package(recipe: Recipe, count: int, folder: Path) -> Callable[[], object]:
     feed = MemoryFeed(images, recipe.augment)
     normalise = Normalise((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     loop = Loop(folder, recipe, {"train": feed, "validation": feed}, 10, normalise, World())
-    return lambda: loop.learn(1, None)
+    return lambda: loop.learn(1)
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -1,4 +1,4 @@
-"""What a model is worth on images it has not seen: probabilities, and the figures made of them."""
+"""What a model is worth on images it has not seen: the figures made of its probabilities."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ import numpy.typing as npt
 import torch
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support, roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
-from torch import nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from training.data.augment import Normalise
-from training.data.tensors import Images
 from training.errors import TrainingError
 
 Floats = npt.NDArray[np.floating]
@@ -136,10 +133,3 @@ def _per_class(predicted: Integers, targets: Integers, labels: Sequence[str]) ->
     columns = precision_recall_fscore_support(targets, predicted, labels=np.arange(len(labels)), zero_division=0.0)
     rows = zip(labels, *columns, strict=True)
     return {label: ClassScore(int(support), float(p), float(r), float(f)) for label, p, r, f, support in rows}
-
-
-@torch.inference_mode()
-def logits_of(model: nn.Module, images: Images, normalise: Normalise, batch_size: int = 500) -> torch.Tensor:
-    """Return float32 logits [n, classes] of an evaluated model, on the images exactly as they are."""
-    model.eval()
-    return torch.cat([model(normalise(chunk)).float() for chunk in torch.split(images.pixels, batch_size)])

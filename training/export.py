@@ -38,6 +38,7 @@ from training.proof import prove_cam, prove_parity
 from training.runs import TrainedRun
 from training.selection import BATCH, Chosen, Material, choose_variants
 from training.temperature import fit_temperature
+from training.watcher import UNWATCHED, Watcher
 
 CHECKPOINT_FILE = "checkpoint.pt"
 ROLES = {"logits": "logits", "embedding": "embedding"}
@@ -56,11 +57,14 @@ class Exported:
     chosen: Chosen
 
 
-def export(run: TrainedRun) -> Exported:
+def export(run: TrainedRun, watcher: Watcher = UNWATCHED) -> Exported:
     """Make and prove a bundle of a run's best weights. Raises a `ClearsightError` naming the proof that failed."""
+    watcher.stage("sealing the graph")
     work = _Export(run)
     check(work.sealed)
+    watcher.stage("proving parity with PyTorch")
     parity = work.parity()
+    watcher.stage("making and measuring variants")
     chosen = choose_variants(work.material(), run.recipe.export)
     draft = Draft(
         name=run.recipe.name,

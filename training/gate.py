@@ -18,6 +18,7 @@ from bundle import session
 from bundle.manifest import Verdict
 from bundle.store import Bundle
 
+from training.answers import of_graph
 from training.data import Split
 from training.data.tensors import decode
 from training.digests import DIGESTS_FILE, leaked
@@ -31,7 +32,6 @@ from training.recipe import Gate
 VERDICT_FILE = "verdict.json"
 VERDICT_SCHEMA = "clearsight.verdict/1"
 LATENCY_BATCH_SIZES = (1, 16)
-BATCH = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +117,8 @@ def _refuse_unfair(champion: Bundle, candidate: Exported, held_out: Split) -> No
 
 
 def _answers(champion: Bundle, held_out: Split) -> npt.NDArray[np.float32]:
-    rows = decode(held_out, champion.manifest.preprocessing).pixels.numpy()
     opened = session.open_session(champion.read(champion.manifest.variants["fp32"].file))
-    return session.run(opened, rows, batch_size=BATCH)["probabilities"]
+    return of_graph(opened, held_out, champion.manifest.preprocessing)
 
 
 def _seconds(champion: Bundle, candidate: Exported, held_out: Split) -> tuple[dict[int, float], dict[int, float]]:

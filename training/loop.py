@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +28,7 @@ from training.runs import BEST_FILE, LAST_FILE, LOG_FILE, load_weights, make_mod
 from training.scalars import Scalars
 from training.schedule import learning_rate_factor
 from training.step import Stepper
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of the log. Losses are in nats; the training figures are over the augmented images as they passed."""
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float
-    validation_accuracy: float
-    learning_rate: float
-    seconds: float
-    images_per_second: float
-    best: bool
-
-
-Progress = Callable[[Epoch, int], None]
-BatchProgress = Callable[[int, int, int], None]
-"""Called with the epoch, the batches done and the batches in it."""
+from training.watcher import UNWATCHED, Batch, Epoch, Watcher
 
 
 class Loop:
@@ -83,16 +64,15 @@ class Loop:
             self.stepper.restore(state)
             self.history = state["history"]
 
-    def run(self, progress: Progress | None, on_batch: BatchProgress | None = None) -> None:
+    def run(self, watcher: Watcher = UNWATCHED) -> None:
         """Train the epochs that are left."""
         with _flushed_denormals():
             while not self.finished():
-                epoch = self._epoch(len(self.history) + 1, on_batch)
+                epoch = self._epoch(len(self.history) + 1, watcher)
                 self.history.append(asdict(epoch))
                 if self.world.writes:
                     self._keep(epoch)
-                    if progress:
-                        progress(epoch, self.recipe.train.epochs)
+                    watcher.epoch(epoch, self.recipe.train.epochs)
                 self.world.wait()
         self.scalars.close()
 
@@ -104,9 +84,9 @@ class Loop:
             stale and not any(line["best"] for line in self.history[-(patience or 0) :])
         )
 
-    def _epoch(self, number: int, on_batch: BatchProgress | None) -> Epoch:
+    def _epoch(self, number: int, watcher: Watcher) -> Epoch:
         started = time.monotonic()
-        loss, accuracy, rate = self.learn(number, on_batch)
+        loss, accuracy, rate = self.learn(number, watcher)
         seconds = time.monotonic() - started
         if not loss < float("inf"):
             raise TrainingError(f"the loss is {loss} in epoch {number}: lower train.learning_rate")
@@ -123,13 +103,13 @@ class Loop:
             best=validation_accuracy > max((e["validation_accuracy"] + 5e-6 for e in self.history), default=-1.0),
         )
 
-    def learn(self, number: int, on_batch: BatchProgress | None) -> tuple[float, float, float]:
+    def learn(self, number: int, watcher: Watcher = UNWATCHED) -> tuple[float, float, float]:
         """Train on every image once; return the mean loss, the accuracy and the last learning rate."""
         train, seed = self.recipe.train, self.recipe.train.seed * 1_000_003 + number
         torch.manual_seed(seed + self.world.rank * 7_919)  # dropout, mixing and RandAugment draw from here
         train_mode(self.stepper.model, train.freeze)
         order = self._order(seed)
-        sums, rate = torch.zeros(2, dtype=torch.float64), 0.0
+        sums, rate, started = torch.zeros(3, dtype=torch.float64), 0.0, time.monotonic()
         batches = self.feed.augmented([self.world.share(batch) for batch in order], seed)
         for index, (pixels, targets) in enumerate(batches):
             step = (number - 1) * len(order) + index
@@ -137,11 +117,16 @@ class Loop:
             set_rate(self.stepper.optimizer, rate)
             x, wanted = self._prepare(pixels, targets, number)
             loss, correct = self.stepper.step(x, wanted, len(order[index]))
-            sums += torch.stack([loss.double(), correct.double()]).cpu()
-            if on_batch and self.world.writes:
-                on_batch(number, index + 1, len(order))
-        loss_sum, correct_sum = self.world.sum(sums).tolist()
-        return loss_sum / len(self.feed), correct_sum / len(self.feed), rate
+            sums[:2] += torch.stack([loss.double(), correct.double()]).cpu()
+            sums[2] += len(targets)
+            watcher.batch(self._batch(number, index + 1, len(order), float(sums[0] / sums[2]), started))
+        loss_sum, correct_sum, images = self.world.sum(sums).tolist()
+        return loss_sum / images, correct_sum / images, rate
+
+    def _batch(self, epoch: int, number: int, batches: int, loss: float, started: float) -> Batch:
+        """Say where the epoch stands; the loss is that of this process's images."""
+        images = min(number * self.recipe.train.batch_size, len(self.feed))
+        return Batch(epoch, self.recipe.train.epochs, number, batches, images, loss, time.monotonic() - started)
 
     def _order(self, seed: int) -> list[Tensor]:
         """Return the epoch's batches of indices, equal in all processes; a last batch too small to share is merged."""

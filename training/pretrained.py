@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 import torchvision
@@ -62,18 +65,32 @@ def read_weights(name: str, weights: str) -> dict[str, Tensor]:
     if weights == "DEFAULT":
         return _default(name)
     if weights.startswith(("https://", "http://")):
-        try:
-            fetched = torch.hub.load_state_dict_from_url(weights, map_location="cpu", weights_only=True)
-        except Exception as error:  # network, hash and unpickling each raise their own
-            raise RunError(f"{weights} cannot be fetched: {error}") from None
-        return dict(fetched)
-    path = Path(weights)
+        return _read_file(_fetched(weights))
+    return _read_file(Path(weights))
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return dict(load_file(path))
         except (SafetensorError, OSError) as error:
             raise RunError(f"{path} is not a readable safetensors file: {error}") from None
     return load(path)
+
+
+def _fetched(address: str) -> Path:
+    """Return the local copy of a file, kept beside torch's own downloads; its name holds a hash of the address."""
+    name = Path(urlsplit(address).path).name
+    known = re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", name)
+    key = hashlib.sha256(address.encode()).hexdigest()[:16]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / f"{key}-{name}"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(address, str(path), known[1] if known else None, progress=False)
+        except (OSError, RuntimeError, ValueError) as error:  # the network, the hash, the address
+            raise RunError(f"{address} cannot be fetched: {error}; a local file works offline") from None
+    return path
 
 
 def _default(name: str) -> dict[str, Tensor]:

@@ -102,7 +102,9 @@ class Model(Section):
     name: str = "resnet8"
     options: dict[str, Any] = {}
     weights: str | None = None
-    """Start from these: `DEFAULT` (torchvision's for ImageNet), a web address, or a local .pth or .safetensors file."""
+    """Start from these: `DEFAULT` (torchvision's for ImageNet), a web address, or a local .pth or .safetensors file.
+
+    An address whose file name ends in a part of its SHA-256, such as resnet18-f37072fd.pth, is checked against it."""
 
 
 class Augment(Section):
@@ -153,12 +155,14 @@ class Train(Section):
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many epochs without a better validation accuracy."""
     freeze: tuple[str, ...] = ()
-    """Parts of the network that stay as they are, by their first names, such as ["conv1", "bn1", "layer1"]."""
+    """Parts of the network that stay as they are: ["conv1", "bn1", "layer1"], or ["features.0-23"] of a VGG."""
     rates: dict[str, Positive] = {}
-    """Learning rates of parts as shares of `learning_rate`, such as {layer4 = 0.1}."""
+    """Learning rates of parts as shares of `learning_rate`, such as {layer4 = 0.1, "layer4.1" = 0.3}."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     compile: bool = False
-    """Compile the network with torch.compile: minutes at the start, faster steps afterwards."""
+    """Compile the network with torch.compile: minutes at the start, and perhaps faster steps afterwards; measure."""
+    compile_backend: Literal["inductor", "aot_eager"] = "inductor"
+    """`inductor` needs a C++ compiler; `aot_eager` only traces the network, to see whether it can be compiled."""
     tensorboard: bool = False
     """Write TensorBoard scalars to the run's `tensorboard/`."""
     ema_decay: Fraction = 0.0

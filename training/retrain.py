@@ -24,7 +24,8 @@ from training.export import CHECKPOINT_FILE, export
 from training.gate import VERDICT_FILE, judge
 from training.recipe import Recipe, parse_recipe, with_overrides
 from training.runs import load_run
-from training.train import Progress, train
+from training.train import train
+from training.watcher import UNWATCHED, Watcher
 
 LOCK_FILE = ".retrain.lock"
 FINE_TUNE_RATE, FINE_TUNE_EPOCHS = 0.1, 0.25
@@ -52,7 +53,7 @@ class Outcome:
     verdict: Verdict
 
 
-def retrain(job: Job, progress: Progress | None = None) -> Outcome:
+def retrain(job: Job, watcher: Watcher = UNWATCHED) -> Outcome:
     """Run the job.
 
     Raises `BundleConflict` when another one is at work on the model or the champion changed meanwhile, `GateRefusal`
@@ -63,9 +64,10 @@ def retrain(job: Job, progress: Progress | None = None) -> Outcome:
         champion = job.store.open(job.model)
         recipe = recipe_for(champion, job)
         warm_start = None if job.afresh else checkpoint_of(champion)
-        path = train(recipe, runs=job.runs, progress=progress, warm_start=warm_start, parent=champion.manifest.version)
+        path = train(recipe, runs=job.runs, watcher=watcher, warm_start=warm_start, parent=champion.manifest.version)
         run = load_run(path)
-        exported = export(run)
+        exported = export(run, watcher)
+        watcher.stage("comparing with the champion")
         judgement = judge(champion, exported, run.data.test, recipe.gate)
         exported.draft.verdict = judgement.verdict
         exported.draft.extra_files[VERDICT_FILE] = judgement.to_json()

@@ -11,6 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from training.averaging import AveragedModel
 from training.distributed import World
+from training.errors import TrainingError
 from training.loss import Loss
 from training.optimizer import make_optimizer
 from training.recipe import Train
@@ -25,7 +26,8 @@ class Stepper:
         self.model, self.train, self.loss, self.world, self.device = model, train, loss, world, device
         self.average = AveragedModel(model, train.ema_decay)
         self.optimizer = make_optimizer(model, train)
-        self.network = world.wrap(torch.compile(model) if train.compile else model)  # type: ignore[arg-type]
+        compiled = torch.compile(model, backend=train.compile_backend) if train.compile else model
+        self.network = world.wrap(compiled)  # type: ignore[arg-type]
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
 
     def step(self, x: Tensor, targets: Tensor, images: int) -> tuple[Tensor, Tensor]:
@@ -38,14 +40,28 @@ class Stepper:
         parts = list(zip(_chunk(x, self.train), _chunk(targets, self.train), strict=True))
         for number, (part, wanted) in enumerate(parts):
             with self._without_exchange(number + 1 < len(parts)):
-                with self.autocast():
-                    logits = self.network(part)
+                logits = self._forward(part)
                 losses = self.loss(logits.float(), wanted)
                 torch.autograd.backward(self.scaler.scale(losses.sum() * (self.world.size / images)))
             loss_sum += losses.detach().sum()
             correct += (logits.detach().argmax(dim=1) == _classes(wanted)).sum()
         self._update()
         return loss_sum, correct
+
+    def _forward(self, x: Tensor) -> Tensor:
+        """Return the logits. Raises `TrainingError` where torch.compile cannot do what the recipe asks."""
+        with self.autocast():
+            if not self.train.compile:
+                return self.network(x)  # type: ignore[no-any-return]
+            from torch._dynamo.exc import BackendCompilerFailed  # seconds to import: only for those who compile
+
+            try:
+                return self.network(x)  # type: ignore[no-any-return]
+            except BackendCompilerFailed as error:
+                why = str(error).splitlines()[0]
+                raise TrainingError(
+                    f"train.compile: {why}; set train.compile=false, or install a C++ compiler"
+                ) from None
 
     def _update(self) -> None:
         if self.train.clip_norm is not None:

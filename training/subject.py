@@ -6,23 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from bundle import session
 from bundle.manifest import MANIFEST_FILE, Manifest, Preprocessing
 from bundle.store import Bundle, Store
 
+from training.answers import Probabilities, of_graph, of_network
 from training.data import Dataset, open_dataset
 from training.data.augment import Normalise
 from training.data.dataset import Split
-from training.data.tensors import decode
 from training.errors import DataError, RunError
-from training.evaluate import logits_of
 from training.recipe import Data
 from training.runs import RUN_FILE, load_run
-
-Probabilities = npt.NDArray[np.float32]
-BATCH = 256
+from training.watcher import UNWATCHED, Watcher
 
 
 @dataclass(frozen=True)
@@ -36,32 +31,33 @@ class Subject:
     answer: Callable[[Split], Probabilities]
 
 
-def open_subject(path: Path, data: Path | str | None = None, variant: str = "fp32") -> Subject:
+def open_subject(
+    path: Path, data: Path | str | None = None, variant: str = "fp32", watcher: Watcher = UNWATCHED
+) -> Subject:
     """Open a run folder (PyTorch) or a bundle folder (onnxruntime); `data` names the folder of images to use.
 
     Raises `RunError` for a folder that is neither and `DataError` for images with other classes.
     """
     if (path / MANIFEST_FILE).exists():
-        return _bundle(path, data, variant)
+        return _bundle(path, data, variant, watcher)
     if (path / RUN_FILE).exists():
-        return _run(path, data)
+        return _run(path, data, watcher)
     raise RunError(f"{path} is neither a run (no {RUN_FILE}) nor a bundle (no {MANIFEST_FILE})")
 
 
-def _run(path: Path, data: Path | str | None) -> Subject:
+def _run(path: Path, data: Path | str | None, watcher: Watcher) -> Subject:
     run = load_run(path, data)
     normalise = Normalise(run.mean, run.std)
 
     def answer(split: Split) -> Probabilities:
-        logits = logits_of(run.model, decode(split, run.preprocessing), normalise)
-        return np.asarray(logits.softmax(dim=1).numpy(), np.float32)
+        return of_network(run.model, split, run.preprocessing, normalise, watcher)
 
     # Not `run.data`: that insists on the images of training, while a model may be judged on any.
     data_set = _same_classes(open_dataset(run.recipe.name, run.recipe.data), run.labels)
     return Subject(path.name, run.labels, run.preprocessing, data_set, answer)
 
 
-def _bundle(path: Path, data: Path | str | None, variant: str) -> Subject:
+def _bundle(path: Path, data: Path | str | None, variant: str, watcher: Watcher) -> Subject:
     path = path.resolve()
     bundle = Store(path.parent.parent).open(path.parent.name, int(path.name))
     manifest = bundle.manifest
@@ -71,8 +67,7 @@ def _bundle(path: Path, data: Path | str | None, variant: str) -> Subject:
     opened = session.open_session(bundle.read(known[variant].file), known[variant].file)
 
     def answer(split: Split) -> Probabilities:
-        pixels = decode(split, manifest.preprocessing).pixels.numpy()
-        return session.run(opened, pixels, batch_size=BATCH)["probabilities"]
+        return of_graph(opened, split, manifest.preprocessing, watcher)
 
     name = f"{manifest.name}/{manifest.version} {variant}"
     data_set = _same_classes(_data_of(bundle, data), manifest.labels)

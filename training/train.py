@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
+from training.answers import Probabilities, of_network
 from training.checkpoint import load, write_json
 from training.data import Dataset, open_dataset
 from training.data.augment import Normalise
-from training.data.feed import Feed, open_feed
-from training.data.tensors import channel_statistics, decode
+from training.data.feed import Feed, MemoryFeed, open_feed, require_readable
+from training.data.tensors import channel_statistics
 from training.distributed import join_world
 from training.errors import DataError, RunError
-from training.evaluate import logits_of, score
-from training.loop import BatchProgress, Epoch, Loop, Progress
+from training.evaluate import score
+from training.loop import Loop
 from training.pretrained import transfer
 from training.recipe import Recipe, parse_recipe
 from training.report import write_report
@@ -33,16 +33,14 @@ from training.runs import (
     new_run_folder,
     read_facts,
 )
-
-__all__ = ["BatchProgress", "Epoch", "Progress", "resume", "train"]
+from training.watcher import UNWATCHED, Watcher
 
 
 def train(
     recipe: Recipe,
     *,
     runs: Path | str = "runs",
-    progress: Progress | None = None,
-    on_batch: BatchProgress | None = None,
+    watcher: Watcher = UNWATCHED,
     warm_start: Mapping[str, Tensor] | None = None,
     parent: int | None = None,
 ) -> Path:
@@ -52,8 +50,11 @@ def train(
     for data or weights that do not fit, before any epoch, and when the loss stops being a number.
     """
     world = join_world()
+    watcher = watcher if world.writes else UNWATCHED
+    watcher.stage("opening the data")
     dataset = open_dataset(recipe.name, recipe.data)
     feeds = _feeds(dataset, recipe)
+    _require_readable(dataset, feeds, recipe)
     mean, std = channel_statistics(pixels for pixels, _ in feeds["train"].ordered())
     facts = _facts(recipe, dataset, mean, std, parent)
     if recipe.model.weights is not None:
@@ -65,21 +66,22 @@ def train(
     if world.writes:
         write_json(path / RUN_FILE, facts)
     loop = Loop(path, recipe, feeds, len(dataset.labels), Normalise(mean, std), world, warm_start)
-    return _finish(loop, dataset, progress, on_batch)
+    return _finish(loop, dataset, watcher)
 
 
 def resume(
     path: Path | str,
     *,
-    progress: Progress | None = None,
-    on_batch: BatchProgress | None = None,
+    watcher: Watcher = UNWATCHED,
     data: str | None = None,
 ) -> Path:
     """Go on with a run that was stopped, from its last checkpoint; a finished run is returned as it is.
 
     Raises `RunError` when the data is no longer what the run was started with.
     """
-    path = Path(path)
+    path, world = Path(path), join_world()
+    watcher = watcher if world.writes else UNWATCHED
+    watcher.stage("opening the data")
     facts = read_facts(path)
     values = facts["recipe"]
     if data is not None:
@@ -89,15 +91,15 @@ def resume(
     if dataset.fingerprint != facts["data"]["fingerprint"]:
         raise RunError(f"{path}: the data has changed since the run began; start a new run")
     normalise = Normalise(tuple(facts["mean"]), tuple(facts["std"]))
-    loop = Loop(path, recipe, _feeds(dataset, recipe), len(dataset.labels), normalise, join_world())
-    return _finish(loop, dataset, progress, on_batch)
+    loop = Loop(path, recipe, _feeds(dataset, recipe), len(dataset.labels), normalise, world)
+    return _finish(loop, dataset, watcher)
 
 
-def _finish(loop: Loop, dataset: Dataset, progress: Progress | None, on_batch: BatchProgress | None) -> Path:
+def _finish(loop: Loop, dataset: Dataset, watcher: Watcher) -> Path:
     """Run the epochs that are left, then read the test split, once, and write the report."""
-    loop.run(progress, on_batch)
+    loop.run(watcher)
     if loop.world.writes and not (loop.path / TEST_FILE).exists():
-        probabilities = _answers(loop, dataset) if len(dataset.test) else None
+        probabilities = _answers(loop, dataset, watcher) if len(dataset.test) else None
         write_report(loop.path, dataset.test, probabilities)
         if probabilities is not None:
             figures = score(probabilities, np.array(dataset.test.targets()), dataset.labels)
@@ -106,11 +108,10 @@ def _finish(loop: Loop, dataset: Dataset, progress: Progress | None, on_batch: B
     return loop.path
 
 
-def _answers(loop: Loop, dataset: Dataset) -> npt.NDArray[np.float32]:
+def _answers(loop: Loop, dataset: Dataset, watcher: Watcher) -> Probabilities:
     best = make_model(loop.recipe, len(dataset.labels))
     load_weights(best, load(loop.path / BEST_FILE), loop.path / BEST_FILE)
-    images = decode(dataset.test, loop.recipe.input.preprocessing())
-    return np.asarray(logits_of(best, images, loop.normalise).softmax(dim=1).numpy(), np.float32)
+    return of_network(best, dataset.test, loop.recipe.input.preprocessing(), loop.normalise, watcher)
 
 
 def _feeds(dataset: Dataset, recipe: Recipe) -> dict[str, Feed]:
@@ -120,6 +121,13 @@ def _feeds(dataset: Dataset, recipe: Recipe) -> dict[str, Feed]:
             sizes = f"{len(dataset.train)} train, {len(dataset.validation)} validation, {len(dataset.test)} test"
             raise DataError(f"the {name} split is empty ({sizes}); change data.validation_fraction or add images")
     return {name: open_feed(split, recipe) for name, split in parts.items()}
+
+
+def _require_readable(dataset: Dataset, feeds: dict[str, Feed], recipe: Recipe) -> None:
+    """Find images that cannot be read before the first epoch, where nothing else reads them before it."""
+    unread = [dataset.test] if isinstance(feeds["validation"], MemoryFeed) else [dataset.validation, dataset.test]
+    for split in [] if recipe.data.skip_unreadable else unread:
+        require_readable(split, recipe.input.preprocessing())
 
 
 def _facts(

@@ -10,10 +10,13 @@ from PIL import Image
 from bundle.preprocess import preprocess
 from training.data import arrays, open_dataset
 from training.data.augment import gather
-from training.data.dataset import position
+from training.data.dataset import Split, position
+from training.data.feed import require_readable
+from training.data.folder import items_below
 from training.data.tensors import channel_statistics, decode
 from training.errors import DataError
-from training.recipe import Augment, Data, Input
+from training.recipe import Augment, Data, Input, parse_recipe
+from training.train import train
 
 
 def write_images(folder, count, seed=0):
@@ -214,3 +217,25 @@ def test_unreadable_images_are_left_out_when_asked(tmp_path):
     (tmp_path / "a" / "broken.jpg").write_bytes(b"not an image")
     dataset = folder_data(tmp_path, skip_unreadable=True)
     assert sum(map(len, (dataset.train, dataset.validation, dataset.test))) == 40
+
+
+def test_a_stream_names_every_unreadable_image(tmp_path):
+    for label in ("a", "b"):
+        write_images(tmp_path / label, 20, seed=ord(label))
+    for label in ("a", "b"):
+        (tmp_path / label / "broken.jpg").write_bytes(f"not an image, {label}".encode())
+    items = list(items_below(tmp_path, ["a", "b"]))
+    with pytest.raises(DataError, match=r"2 of 42 images(.|\n)*a/broken\.jpg(.|\n)*b/broken\.jpg"):
+        require_readable(Split(items), Input(color="rgb").preprocessing())
+
+
+@pytest.mark.parametrize("loading", ["memory", "stream"])
+def test_an_unreadable_test_image_stops_a_run_before_its_first_epoch(tmp_path, loading):
+    for part, count in (("train", 40), ("test", 5)):
+        for label in ("a", "b"):
+            write_images(tmp_path / "images" / part / label, count, seed=ord(label) + count)
+    (tmp_path / "images" / "test" / "a" / "broken.jpg").write_bytes(b"not an image")
+    data = {"source": "folder", "path": str(tmp_path / "images"), "loading": loading}
+    with pytest.raises(DataError, match=r"test/a/broken\.jpg"):
+        train(parse_recipe({"data": data, "model": {"name": "linear"}}), runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()

@@ -15,10 +15,10 @@ from training.averaging import AveragedModel
 from training.data import open_dataset
 from training.data.feed import MemoryFeed, StreamFeed, open_feed
 from training.data.vary import Vary
-from training.errors import RecipeError, RunError
+from training.errors import RecipeError, RunError, TrainingError
 from training.loss import class_weights, make_loss
 from training.models import build
-from training.optimizer import parameter_groups
+from training.optimizer import freeze, parameter_groups, train_mode
 from training.pretrained import transfer
 from training.recipe import Augment, Train, load_recipe, parse_recipe
 from training.runs import load_run
@@ -43,6 +43,7 @@ def trained(tmp_path, **sections):
         {"balance": "loss"},
         {"balance": "sampling"},
         {"precision": "bf16"},
+        {"precision": "fp16"},
         {"ema_decay": 0.9},
         {"label_smoothing": 0.1, "tensorboard": True},
         {"accumulate": 4},
@@ -75,6 +76,23 @@ def test_every_augmentation_trains(tmp_path, augment):
 def test_accumulated_parts_give_the_gradient_of_the_whole_batch(tmp_path):
     whole, parts = (trained(tmp_path, train={"accumulate": n}).model.state_dict() for n in (1, 3))
     assert all(torch.allclose(value, parts[name], atol=1e-5) for name, value in whole.items())
+
+
+def test_a_compiled_network_learns_what_it_learns_otherwise(tmp_path):
+    """With the backend that needs no C++ compiler: traced by torch.compile, the weights end up the same."""
+    compiled = {"compile": True, "compile_backend": "aot_eager"}
+    plain, traced = (trained(tmp_path, train=setting).model.state_dict() for setting in ({}, compiled))
+    assert plain.keys() == traced.keys()
+    assert all(torch.allclose(value, traced[name], atol=1e-5) for name, value in plain.items())
+
+
+def test_without_a_compiler_the_error_says_what_to_set(tmp_path, monkeypatch):
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("/nowhere/g++",))
+    monkeypatch.setattr(config, "force_disable_caches", True)
+    with pytest.raises(TrainingError, match=r"train\.compile: .*/nowhere/g.*; install a C\+\+ compiler"):
+        trained(tmp_path, train={"compile": True})
 
 
 def test_early_stopping_ends_after_patience_without_a_better_epoch(tmp_path):
@@ -136,6 +154,40 @@ def test_frozen_parts_stay_as_they_are_statistics_included(tmp_path):
 def test_a_part_that_the_network_has_not_is_refused(tmp_path, setting):
     with pytest.raises(RecipeError, match=r"no part layer9; it has body, head"):
         trained(tmp_path, train=setting)
+
+
+def test_parts_are_named_by_dotted_prefixes_and_ranges():
+    """VGG's stages lie in one numbered list: `features.0-3` is its first four layers."""
+    model = build("vgg11_bn", classes=4, channels=3, input_size=(32, 32), stem="small")
+    freeze(model, ("features.0-3", "features.8"))
+    still = {name.rsplit(".", 1)[0] for name, p in model.named_parameters() if not p.requires_grad}
+    assert still == {"features.0", "features.1", "features.8"}
+    train_mode(model, ("features.0-3",))
+    assert not model.features[1].training and model.features[5].training and model.features[9].training
+    rates = {"features": 0.5, "features.4-7": 0.25, "features.4": 0.125}
+    groups = parameter_groups(model, Train(rates=rates))
+    shares = {id(p): g["share"] for g in groups for p in g["params"]}
+    found = {name: shares[id(p)] for name, p in model.named_parameters() if p.requires_grad}
+    assert [found[f"features.{n}.weight"] for n in (4, 5, 11)] == [0.125, 0.25, 0.5]
+    assert found["classifier.0.weight"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("stage9", "no part stage9; it has conv, bn, stage1, stage2, stage3, head"),
+        ("stage1.7", "no part stage1.7; stage1 has 0"),
+        ("stage1.0.conv9", "no part stage1.0.conv9; stage1.0 has conv1, bn1, conv2, bn2"),
+        ("stage1.0-3", "no part stage1.0-3; stage1 has 0"),
+        ("stage1.3-0", "no part stage1.3-0; stage1 has 0"),
+        ("conv.weight", "no part conv.weight; conv has no parts"),
+    ],
+)
+def test_a_wrong_part_is_answered_with_those_there_are(part, words):
+    model = build("resnet8", classes=10, channels=1, input_size=(8, 8))
+    with pytest.raises(RecipeError) as error:
+        freeze(model, (part,))
+    assert words in error.value.detail
 
 
 def test_the_average_follows_its_formula():

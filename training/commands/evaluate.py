@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from training.answers import Probabilities
 from training.checkpoint import write_bytes
 from training.data.dataset import Split
 from training.errors import DataError
 from training.evaluate import Evaluation, score
+from training.live import Live
 from training.report import write_evaluation
-from training.subject import Probabilities, Subject, open_subject
+from training.subject import Subject, open_subject
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -31,9 +33,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, print the figures and write what was asked for."""
-    subject = open_subject(options.subject, options.data, options.variant)
-    split = _chosen(subject, options.split)
-    probabilities = subject.answer(split)
+    with Live() as live:
+        live.stage("opening the data")
+        subject = open_subject(options.subject, options.data, options.variant, live)
+        split = _chosen(subject, options.split)
+        probabilities = subject.answer(split)
     evaluation = score(probabilities, np.array(split.targets()), subject.labels)
     _show(subject, options.split, evaluation)
     if options.json:

@@ -9,6 +9,7 @@ from bundle import describe
 from bundle.store import Store
 
 from training.export import export
+from training.live import Live
 from training.runs import load_run
 
 Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
@@ -26,7 +27,8 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _export(options: argparse.Namespace) -> int:
     store = Store(options.store)
-    exported = export(load_run(options.run_folder, options.data))
+    with Live() as live:
+        exported = export(load_run(options.run_folder, options.data), live)
     bundle = exported.draft.publish(store)
     name, version = bundle.manifest.name, bundle.manifest.version
     if options.promote or store.channels(name).champion is None:

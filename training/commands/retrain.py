@@ -9,8 +9,8 @@ from pathlib import Path
 from bundle.errors import BundleConflict
 from bundle.store import Store
 
-from training.commands.train import show_epoch
 from training.errors import GateRefusal
+from training.live import Live
 from training.retrain import Job, retrain
 
 CHAMPION, CANDIDATE, REFUSED, BUSY = 0, 3, 4, 5
@@ -47,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
         overrides=tuple(options.set),
     )
     try:
-        outcome = retrain(job, progress=show_epoch)
+        with Live() as live:
+            outcome = retrain(job, live)
     except (GateRefusal, BundleConflict) as error:
         print(f"error: {error.detail}", file=sys.stderr)
         return REFUSED if isinstance(error, GateRefusal) else BUSY

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from training import train as training
 from training.errors import RecipeError
+from training.live import Live
 from training.recipe import load_recipe
 from training.runs import TEST_FILE
 
@@ -27,24 +28,15 @@ def run(options: argparse.Namespace) -> int:
     """Train, and print the held-out figures and the run folder."""
     if (options.recipe is None) == (options.resume is None):
         raise RecipeError("give a recipe, or --resume RUN")
-    if options.resume is not None:
-        path = training.resume(options.resume, progress=show_epoch, data=options.data)
-    else:
-        recipe = load_recipe(options.recipe, options.set, options.data)
-        path = training.train(recipe, runs=options.runs, progress=show_epoch)
+    with Live() as live:
+        if options.resume is not None:
+            path = training.resume(options.resume, watcher=live, data=options.data)
+        else:
+            recipe = load_recipe(options.recipe, options.set, options.data)
+            path = training.train(recipe, runs=options.runs, watcher=live)
     if (path / TEST_FILE).exists():
         figures = json.loads((path / TEST_FILE).read_text())
         low, high = figures["top1_interval"]
         print(f"test: top-1 {figures['top1']:.4f} (95 % {low:.4f} to {high:.4f}, n {figures['n']})")
     print(path)
     return 0
-
-
-def show_epoch(epoch: training.Epoch, epochs: int) -> None:
-    """Print one line of live progress."""
-    print(
-        f"epoch {epoch.epoch:3}/{epochs}  train {epoch.train_loss:.4f} {epoch.train_accuracy:.4f}"
-        f"  validation {epoch.validation_loss:.4f} {epoch.validation_accuracy:.4f}{'*' if epoch.best else ' '}"
-        f"  {epoch.images_per_second:.0f} images/s",
-        flush=True,
-    )

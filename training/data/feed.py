@@ -25,15 +25,19 @@ from training.data.dataset import Split
 from training.data.tensors import Images, decode, unreadable
 from training.errors import DataError
 from training.recipe import Augment, Recipe
+from training.watcher import UNWATCHED, Watcher
 
 MAX_MEMORY_BYTES = 2 * 2**30
 """Splits that decode to more than this are streamed."""
 CHUNK = 256
+WORKERS = 4
 AHEAD = 2
 """Batches decoded ahead of the network."""
 
 Batch = tuple[Tensor, Tensor]
 """uint8 [n, height, width, channels] and int64 [n]."""
+Row = np.ndarray | str
+"""uint8 [height, width, channels], or why the image cannot be read."""
 
 
 class Feed(Protocol):
@@ -109,27 +113,36 @@ class StreamFeed:
         return self._batches(order, seed)
 
     def _batches(self, order: Sequence[Tensor], seed: int | None) -> Iterator[Batch]:
-        targets = self.targets
-        pending: deque[tuple[Tensor, list[Future[np.ndarray]]]] = deque()
+        targets, problems = self.targets, list[str]()
+        for indices, rows in self._decoded(order, seed):
+            problems += [row for row in rows if isinstance(row, str)]
+            if not problems:  # after the first that is unreadable, the others are only looked for
+                yield torch.from_numpy(np.stack(rows)), targets[indices]
+        if problems:
+            raise unreadable(problems, len(self))
+
+    def _decoded(self, order: Sequence[Tensor], seed: int | None) -> Iterator[tuple[Tensor, list[Row]]]:
+        pending: deque[tuple[Tensor, list[Future[Row]]]] = deque()
         with ThreadPoolExecutor(self.workers) as pool:
-            for indices in order:
+            for indices in filter(len, order):
                 pending.append((indices, [pool.submit(self._read, int(i), seed) for i in indices]))
                 if len(pending) > AHEAD:
-                    yield self._collect(targets, *pending.popleft())
+                    yield _finished(*pending.popleft())
             while pending:
-                yield self._collect(targets, *pending.popleft())
+                yield _finished(*pending.popleft())
 
-    def _collect(self, targets: Tensor, indices: Tensor, rows: list[Future[np.ndarray]]) -> Batch:
-        return torch.from_numpy(np.stack([row.result() for row in rows])), targets[indices]
-
-    def _read(self, index: int, seed: int | None) -> np.ndarray:
+    def _read(self, index: int, seed: int | None) -> Row:
         data = self.split.encoded(index)
         try:
             if seed is None:
                 return preprocess(data, self.preprocessing).pixels
             return random_crop(data, self.preprocessing, self.augment, random.Random(f"{seed} {index}"))  # noqa: S311
         except ImageError as error:
-            raise unreadable([f"{self.split.origin(index)}: {error.detail}"], len(self)) from None
+            return f"{self.split.origin(index)}: {error.detail}"
+
+
+def _finished(indices: Tensor, rows: list[Future[Row]]) -> tuple[Tensor, list[Row]]:
+    return indices, [row.result() for row in rows]
 
 
 def random_crop(data: bytes, recipe: Preprocessing, augment: Augment, rng: random.Random) -> np.ndarray:
@@ -160,3 +173,23 @@ def open_feed(split: Split, recipe: Recipe) -> Feed:
             raise DataError("augment.scale needs the original images: set data.loading to stream or auto")
         return MemoryFeed(decode(split, recipe.input.preprocessing()), recipe.augment)
     return StreamFeed(split, recipe.input.preprocessing(), recipe.augment, recipe.data.workers)
+
+
+def in_order(
+    split: Split, preprocessing: Preprocessing, batch_size: int = CHUNK, watcher: Watcher = UNWATCHED
+) -> Iterator[Tensor]:
+    """Yield a split as evaluation sees it, uint8 [n, height, width, channels], a few batches in memory at a time.
+
+    Raises `DataError` naming every image that cannot be read.
+    """
+    feed, done = StreamFeed(split, preprocessing, Augment(), WORKERS), 0
+    for pixels, _ in feed.ordered(batch_size=batch_size):
+        yield pixels
+        done += len(pixels)
+        watcher.images("evaluating", done, len(split))
+
+
+def require_readable(split: Split, preprocessing: Preprocessing) -> None:
+    """Decode a split, so that no image stops a run at its end. Raises `DataError` naming those that cannot be read."""
+    for _ in in_order(split, preprocessing):
+        pass
