@@ -35,6 +35,8 @@ SETTINGS = {
     "bf16, channels last": {"precision": "bf16", "channels_last": True},
     "bf16": {"precision": "bf16", "channels_last": False},
 }
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def main() -> None:
@@ -44,22 +46,29 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=4, help="batches in one measurement (4)")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument(
+        "--clock", choices=list(CLOCKS), default="wall", help="cpu: one thread, on a busy machine (wall)"
+    )
     options = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.repeats} repeats: median (range)\n")
+    if options.clock == "cpu":
+        torch.set_num_threads(1)  # idle threads that wait for work would count as work
+    threads = f"{torch.get_num_threads()} threads, {options.clock} clock"
+    print(f"torch {torch.__version__}, {threads}, {options.repeats} repeats: median (range)\n")
     print("| case | setting | bare loop, images/s | package, images/s | package / bare |\n|---|---|---|---|---|")
     for case in options.cases:
         for setting in options.settings:
-            print(f"| {case} | {setting} | {measure(case, setting, options.repeats, options.batches)} |", flush=True)
+            row = measure(case, setting, options.repeats, options.batches, CLOCKS[options.clock])
+            print(f"| {case} | {setting} | {row} |", flush=True)
 
 
-def measure(case: str, setting: str, repeats: int, batches: int) -> str:
+def measure(case: str, setting: str, repeats: int, batches: int, clock: Clock) -> str:
     """Time both loops in turn and return the last three columns."""
     recipe = _recipe(case, setting)
     count = recipe.train.batch_size * batches
     with tempfile.TemporaryDirectory() as folder:
         bare, package = _bare(recipe, batches), _package(recipe, count, Path(folder))
         bare(), package()  # the first steps allocate
-        pairs = [(_seconds(bare), _seconds(package)) for _ in range(repeats)]
+        pairs = [(_seconds(bare, clock), _seconds(package, clock)) for _ in range(repeats)]
     limit, ours = (Spread.of(count / pair[side] for pair in pairs) for side in (0, 1))
     return f"{limit.show(0)} | {ours.show(0)} | {ours.per(limit).show(3)}"
 
@@ -98,10 +107,10 @@ def _package(recipe: Recipe, count: int, folder: Path) -> Callable[[], object]:
     return lambda: loop.learn(1)
 
 
-def _seconds(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def _seconds(run: Callable[[], object], clock: Clock) -> float:
+    started = clock()
     run()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 if __name__ == "__main__":

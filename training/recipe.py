@@ -52,6 +52,8 @@ class Data(Section):
     """Share of the images that choose the best epoch; by content hash, so an image never changes sides."""
     test_fraction: Fraction = 0.2
     """Share of the images held out; unused where the source has a test folder of its own."""
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training images to learn from, for trials; the other splits stay whole."""
 
 
 class Input(Section):

@@ -105,6 +105,15 @@ def test_no_image_changes_its_split_when_a_folder_grows(tmp_path):
     assert all(before[part] <= after[part] and before[part] for part in before)
 
 
+def test_a_part_of_the_training_images_leaves_the_other_splits_whole(tmp_path):
+    for label in ("a", "b"):
+        write_images(tmp_path / label, 100, seed=ord(label))
+    tenth, half, whole = (members(folder_data(tmp_path, train_fraction=share)) for share in (0.1, 0.5, 1.0))
+    assert tenth["test"] == half["test"] == whole["test"] and tenth["validation"] == whole["validation"]
+    assert tenth["train"] < half["train"] < whole["train"]
+    assert 0.35 < len(half["train"]) / len(whole["train"]) < 0.65
+
+
 def test_equal_images_always_share_a_split(tmp_path):
     write_images(tmp_path / "a", 40, seed=1)
     write_images(tmp_path / "b", 40, seed=2)

@@ -91,12 +91,19 @@ def split_by_content(
     *,
     validation_fraction: float,
     test_fraction: float,
+    train_fraction: float = 1.0,
 ) -> Dataset:
-    """Split `items` by content hash; a source's own test images (`held_out`) stay its test split as they are."""
+    """Split `items` by content hash; a source's own test images (`held_out`) stay its test split as they are.
+
+    Of the training images only `train_fraction` are kept; a smaller part lies within a larger one.
+    """
     below = 0.0 if held_out is not None else test_fraction
     parts: tuple[list[Item], list[Item], list[Item]] = ([], [], [])
+    first = below + validation_fraction
+    last = first + train_fraction * (1 - first) if train_fraction < 1 else 1.0
     for item in items:
         where = position(item.digest)
-        parts[0 if where >= below + validation_fraction else 1 if where >= below else 2].append(item)
+        if where < last:
+            parts[0 if where >= first else 1 if where >= below else 2].append(item)
     test = held_out if held_out is not None else parts[2]
     return Dataset(name, tuple(labels), Split(parts[0]), Split(parts[1]), Split(test))

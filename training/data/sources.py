@@ -46,6 +46,7 @@ def open_dataset(name: str, data: Data) -> Dataset:
         held_out,
         validation_fraction=data.validation_fraction,
         test_fraction=data.test_fraction,
+        train_fraction=data.train_fraction,
     )
 
 
