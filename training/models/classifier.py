@@ -17,8 +17,8 @@ class Classifier(nn.Module):
     cam = False
 
     def feature_map(self, x: Tensor) -> Tensor:
-        """Return the last feature map [n, d, h, w]."""
-        raise NotImplementedError(f"{type(self).__name__} has no feature map")
+        """Return the last feature map [n, d, h, w]; without convolutions, that is the image itself."""
+        return x
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the pooled features [n, d] that the head reads."""

@@ -22,11 +22,33 @@ DEPTHS = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
 NAMES = tuple(f"{name}{suffix}" for name in DEPTHS for suffix in ("", "_bn"))
 
 
-class VGG(Classifier, vgg.VGG):
-    """A torchvision VGG of any stem and channel count."""
+class GridClassifier(Classifier):
+    """What VGG and AlexNet share: `features`, pooled to a grid, and a `classifier` that ends in the head."""
 
     features: nn.Sequential
+    avgpool: nn.Module
     classifier: nn.Sequential
+
+    @property
+    def head(self) -> nn.Module:  # type: ignore[override]
+        """The last layer of torchvision's `classifier`."""
+        return self.classifier[-1]
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        """Return [n, 512, h / 32, w / 32] of VGG, [n, 256, 6, 6] of AlexNet and a 224x224 image."""
+        features: Tensor = self.features(x)
+        return features
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return [n, 4096], or [n, 512] with the small stem."""
+        x = torch.flatten(self.avgpool(self.feature_map(x)), 1)
+        for layer in list(self.classifier)[:-1]:
+            x = layer(x)
+        return x
+
+
+class VGG(GridClassifier, vgg.VGG):
+    """A torchvision VGG of any stem and channel count."""
 
     def __init__(self, name: str, classes: int, channels: int, stem: Stem = "full", dropout: float = 0.5) -> None:
         depth, _, norm = name.partition("_")
@@ -36,60 +58,21 @@ class VGG(Classifier, vgg.VGG):
         if stem == "small":
             nn.Module.__init__(self)  # not VGG's own: it would fill a hundred million weights to throw away
             self.features = features
-            self.avgpool: nn.Module = nn.AdaptiveAvgPool2d(1)
+            self.avgpool = nn.AdaptiveAvgPool2d(1)
             self.classifier = nn.Sequential(nn.Linear(512, classes))
             self.cam = True
         else:
             vgg.VGG.__init__(self, features, num_classes=classes, init_weights=False, dropout=dropout)
         initialise(self)
 
-    @property
-    def head(self) -> nn.Module:  # type: ignore[override]
-        """The last layer of torchvision's `classifier`."""
-        return self.classifier[-1]
 
-    def feature_map(self, x: Tensor) -> Tensor:
-        """Return [n, 512, h / 32, w / 32]."""
-        features: Tensor = self.features(x)
-        return features
-
-    def embed(self, x: Tensor) -> Tensor:
-        """Return [n, 4096], or [n, 512] with the small stem."""
-        return embed_grid(self, x)
-
-
-class AlexNet(Classifier, TorchvisionAlexNet):
+class AlexNet(GridClassifier, TorchvisionAlexNet):
     """torchvision's AlexNet (Krizhevsky 2014, https://arxiv.org/abs/1404.5997) of any channel count."""
-
-    features: nn.Sequential
-    classifier: nn.Sequential
 
     def __init__(self, classes: int, channels: int, dropout: float = 0.5) -> None:
         TorchvisionAlexNet.__init__(self, num_classes=classes, dropout=dropout)
         if channels != 3:
             self.features[0] = nn.Conv2d(channels, 64, 11, stride=4, padding=2)
-
-    @property
-    def head(self) -> nn.Module:  # type: ignore[override]
-        """The last layer of torchvision's `classifier`."""
-        return self.classifier[-1]
-
-    def feature_map(self, x: Tensor) -> Tensor:
-        """Return [n, 256, 6, 6] of a 224x224 image."""
-        features: Tensor = self.features(x)
-        return features
-
-    def embed(self, x: Tensor) -> Tensor:
-        """Return [n, 4096]."""
-        return embed_grid(self, x)
-
-
-def embed_grid(model: Any, x: Tensor) -> Tensor:
-    """Run `features`, `avgpool` and all of `classifier` but its last layer."""
-    x = torch.flatten(model.avgpool(model.feature_map(x)), 1)
-    for layer in list(model.classifier)[:-1]:
-        x = layer(x)
-    return x
 
 
 def initialise(model: nn.Module) -> None:
