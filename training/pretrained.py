@@ -32,6 +32,11 @@ class Transfer:
         """Return plain values."""
         return asdict(self)
 
+    def sentence(self) -> str:
+        """Say it to a person."""
+        fresh = f"; fresh: {', '.join(self.replaced)}" if self.replaced else ""
+        return f"{len(self.loaded)} tensors loaded, {len(self.replaced)} replaced, {len(self.skipped)} skipped{fresh}"
+
 
 def transfer(model: Classifier, name: str, weights: str) -> Transfer:
     """Load weights into a fresh network; its head keeps fresh values where the number of classes differs.

@@ -59,7 +59,9 @@ def train(
     facts = _facts(recipe, dataset, mean, std, parent)
     if recipe.model.weights is not None:
         fresh = make_model(recipe, len(dataset.labels))
-        facts["transfer"] = transfer(fresh, recipe.model.name, recipe.model.weights).to_json()
+        taken = transfer(fresh, recipe.model.name, recipe.model.weights)
+        watcher.stage(taken.sentence())
+        facts["transfer"] = taken.to_json()
         warm_start = fresh.state_dict()
     path = new_run_folder(Path(runs), recipe.name, recipe.train.seed) if world.writes else None
     path = world.same_path(path)

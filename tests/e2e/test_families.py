@@ -1,4 +1,4 @@
-"""Every kind of ResNet and VGG goes the whole way: a training step, the export's proofs, the store, HTTP."""
+"""Every kind of network goes the whole way: a training step, the export's proofs, the store, HTTP."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ KINDS = {
     "VGG for small images": ("vgg6_small", 32, {}),
     "torchvision's VGG, small stem": ("vgg11_bn", 32, {"stem": "small"}),
     "torchvision's VGG": ("vgg11_bn", 224, {}),
+    "AlexNet": ("alexnet", 224, {}),
+    "LeNet": ("lenet", 28, {}),
+    "multilayer perceptron": ("perceptron", 28, {"widths": [64, 16], "activation": "tanh"}),
+    "linear": ("linear", 28, {}),
 }
 
 

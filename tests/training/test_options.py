@@ -44,6 +44,7 @@ def trained(tmp_path, **sections):
         {"balance": "sampling"},
         {"precision": "bf16"},
         {"precision": "fp16"},
+        {"channels_last": False},
         {"ema_decay": 0.9},
         {"label_smoothing": 0.1, "tensorboard": True},
         {"accumulate": 4},
@@ -209,6 +210,7 @@ def test_a_pretrained_file_replaces_only_the_head(tmp_path, suffix):
     model = build("resnet18", classes=3, channels=3, input_size=(64, 64))
     found = transfer(model, "resnet18", str(path))
     assert found.replaced == found.skipped == ("fc.bias", "fc.weight")
+    assert found.sentence() == "120 tensors loaded, 2 replaced, 2 skipped; fresh: fc.bias, fc.weight"
     assert len(found.loaded) == len(theirs) - 2
     assert torch.equal(model.layer4[1].conv2.weight, theirs["layer4.1.conv2.weight"])
 
