@@ -31,6 +31,11 @@ class ClassScore:
     recall: float
     f1: float
 
+    @property
+    def recall_interval(self) -> tuple[float, float]:
+        """The recall's 95 % Wilson interval; all of 0..1 for a class without images."""
+        return wilson(round(self.recall * self.support), self.support) if self.support else (0.0, 1.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:

@@ -14,6 +14,7 @@ def test_the_score_of_made_answers_is_right():
     figures = score(probabilities, np.array([0, 0, 1, 0]), ("a", "b"))
     assert (figures.n, figures.top1, figures.top5) == (4, 0.75, 1.0)
     assert figures.per_class["a"].recall == pytest.approx(2 / 3)
+    assert figures.per_class["a"].recall_interval == pytest.approx((0.2077, 0.9385), abs=1e-4)
     assert figures.per_class["b"].precision == 0.5
     assert figures.top1_interval == pytest.approx((0.3006, 0.9544), abs=1e-4)
     assert figures.ece == pytest.approx((0.1 + 0.2 + 0.4 + 0.7) / 4, abs=1e-6)

@@ -79,8 +79,9 @@ def _show(subject: Subject, part: str, found: Evaluation) -> None:
     auc = "not defined" if found.roc_auc is None else f"{found.roc_auc:.4f}"
     print(f"  loss {found.loss:.4f}  calibration error {found.ece:.4f}  ROC AUC {auc}")
     width = max(map(len, found.per_class))
-    print(f"  {'class':{width}}  images  precision  recall      F1")
+    print(f"  {'class':{width}}  images  precision  recall  (95 %)                F1")
     for label, c in found.per_class.items():
-        print(f"  {label:{width}}  {c.support:6}  {c.precision:9.4f}  {c.recall:6.4f}  {c.f1:6.4f}")
+        recall = f"{c.recall:6.4f}  ({c.recall_interval[0]:.4f} to {c.recall_interval[1]:.4f})"
+        print(f"  {label:{width}}  {c.support:6}  {c.precision:9.4f}  {recall}  {c.f1:6.4f}")
     for warning in found.warnings:
         print(f"  warning: {warning}")
