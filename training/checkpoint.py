@@ -46,7 +46,8 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RunError(f"{path} is missing") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise RunError(f"{path} is not a readable checkpoint: {str(error).splitlines()[0]}") from None
+        why = (str(error) or "it is empty").splitlines()[0]
+        raise RunError(f"{path} is not a readable checkpoint: {why}") from None
     if not isinstance(state, dict):
         raise RunError(f"{path} holds a {type(state).__name__}, not a dictionary of tensors")
     return state
