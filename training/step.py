@@ -58,7 +58,8 @@ class Stepper:
             try:
                 return self.network(x)  # type: ignore[no-any-return]
             except BackendCompilerFailed as error:
-                why = str(error).splitlines()[0]
+                inner = error.inner_exception
+                why = f"{type(inner).__name__}: {inner}".splitlines()[0]
                 raise TrainingError(
                     f"train.compile: {why}; set train.compile=false, or install a C++ compiler"
                 ) from None
