@@ -136,6 +136,7 @@ class Engine:
             "provider": lane.served.provider,
             "runners": plan.runners,
             "threads_per_runner": plan.threads,
+            "runners_from": plan.source,
             "lone_request_uses_all_cores": lane.network.wide is not None,
             "cap": plan.cap,
             "objective_p99_ms": round(plan.objective_s * 1000, 3),

@@ -14,10 +14,8 @@ from bundle.store import Bundle, Store
 from service.engine.batcher import Batcher
 from service.engine.devices import Device, choose_device
 from service.engine.entry import Entry, Failure
-from service.engine.loading import Threading, load_lane
+from service.engine.loading import Threading, decide_threading, load_lane
 from service.engine.memory import give_memory_back
-from service.engine.quota import available_cores
-from service.engine.tuning import read_tuning
 from service.engine.work import Lane
 from service.errors import DeviceUnavailable, EngineUnavailable, ModelNotReady, ModelUnknown, VersionUnknown
 from service.metrics import Metrics
@@ -281,14 +279,10 @@ class Fleet:
             raise
         if note:
             log.warning("device.fallback", reason=note)
-        cores = available_cores()
-        tuned = read_tuning(self.settings.tuning)
-        runners = self.settings.runners or tuned.get("runners", 0) or (cores if device.splits else 2)
-        threads = self.settings.runner_threads or tuned.get("threads", 0) or max(1, cores // runners)
-        self._threading = Threading(runners, threads, cores)
+        self._threading = decide_threading(self.settings, device)
         self._device_note = note
         self.device = device
-        self.batcher = Batcher(runners, self.settings.queue_images, self.metrics.batch)
+        self.batcher = Batcher(self._threading.runners, self.settings.queue_images, self.metrics.batch)
         self.batcher.start()
         return device, self._threading
 

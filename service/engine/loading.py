@@ -18,6 +18,8 @@ from bundle.store import Bundle
 from service.engine.devices import Device
 from service.engine.network import BUCKETS, Network, open_session
 from service.engine.plan import Plan, choose_cap, measure_curve
+from service.engine.quota import available_cores
+from service.engine.tuning import machine, read_tuning
 from service.engine.variants import rank_variants
 from service.engine.work import Lane
 from service.port import PROBABILITIES, ServedModel
@@ -36,6 +38,20 @@ class Threading:
     runners: int
     threads: int
     cores: int
+    source: str = "cores"
+    """Where this comes from: `settings`, `tuning` (what `tune` stored for this machine), or `cores` (their number)."""
+
+
+def decide_threading(settings: Settings, device: Device) -> Threading:
+    """Share the cores between batches: as the settings say, as `tune` found here, or one thread for each core."""
+    cores = available_cores()
+    tuned = read_tuning(settings.tuning)
+    if settings.tuning is not None and not tuned:
+        log.warning("tuning.unused", file=str(settings.tuning), reason=f"it holds nothing for {machine()}")
+    runners = settings.runners or tuned.get("runners", 0) or (cores if device.splits else 2)
+    threads = settings.runner_threads or tuned.get("threads", 0) or max(1, cores // runners)
+    chosen = settings.runners or settings.runner_threads
+    return Threading(runners, threads, cores, "settings" if chosen else "tuning" if tuned else "cores")
 
 
 def load_lane(bundle: Bundle, device: Device, threading: Threading, settings: Settings) -> tuple[Lane, str]:
@@ -87,7 +103,7 @@ def prepare(
             replay_golden(bundle, variant, network, alone=True)
     network.shrink(np.repeat(noise, network.padded_size(1), axis=0), PROBABILITIES)
     cap = manifest.fixed_batch or choose_cap(curve, objective_s, settings.max_batch)
-    return network, Plan(curve, cap, threading.runners, threading.threads, objective_s, lone_s)
+    return network, Plan(curve, cap, threading.runners, threading.threads, objective_s, lone_s, threading.source)
 
 
 def replay_golden(bundle: Bundle, variant: VariantName, network: Network, alone: bool = False) -> None:

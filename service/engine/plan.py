@@ -47,6 +47,8 @@ class Plan:
     objective_s: float
     lone_s: float
     """Seconds of a request that finds the engine idle."""
+    source: str = "cores"
+    """What `runners` and `threads` follow from: `settings`, `tuning` or `cores`."""
 
     @property
     def seconds_per_image(self) -> float:
