@@ -58,3 +58,9 @@ def post_fork(server, worker):
     die_with_parent(signal.SIGTERM)
     if worker.age > settings.workers:
         worker.cfg.set("wsgi_app", "service.wsgi:build(replaces=True)")
+
+
+def worker_exit(server, worker):
+    """Bring the engine's process what this worker counted last."""
+    if not settings.embedded and getattr(worker, "wsgi", None) is not None:
+        worker.wsgi.extensions["clearsight"].engine.link.bring()

@@ -162,13 +162,6 @@ class Metrics:
             return None
         return {"counts": [[*key, count] for key, count in counts.items()], **seconds}
 
-    def put_back(self, batch: dict[str, Any]) -> None:
-        """Keep what could not be handed over. Its size is bounded by the label sets, however long this goes on."""
-        with self._flushing:
-            for kind, first, second, count in batch["counts"]:
-                self._counts[kind, first, second] += count
-        self._merge_seconds(batch)
-
     def merge(self, batch: dict[str, Any]) -> None:
         """Add what another process counted."""
         with self._flushing:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,10 @@ class Link:
         self._metrics = metrics
         self._manifests: dict[str, ServedModel] = {}
         self._heard_at = 0.0
+        self._name = uuid.uuid4().hex
+        self._bringing = threading.Lock()
+        self._unconfirmed: dict[str, Any] | None = None
+        self._batches_made = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="link", daemon=True)
 
@@ -87,15 +93,22 @@ class Link:
         return result
 
     def bring(self) -> None:
-        """Give the worker's observations to the engine; they are kept when it is away."""
+        """Give the worker's observations to the engine; they are kept while it is away.
+
+        What was not confirmed may have arrived: it is sent again as it was, under its number, and counts once.
+        """
+        with self._bringing, contextlib.suppress(ServiceError):
+            while batch := self._unconfirmed or self._next_batch():
+                number = str(self._batches_made)
+                self._unconfirmed = batch
+                self.call("observe", json.dumps([self._name, number, batch]).encode(), timeout_s=1.0)
+                self._unconfirmed = None
+
+    def _next_batch(self) -> dict[str, Any] | None:
         self._metrics.flush()
         batch = self._metrics.take()
-        if batch is None:
-            return
-        try:
-            self.call("observe", json.dumps(batch).encode(), timeout_s=1.0)
-        except ServiceError:
-            self._metrics.put_back(batch)
+        self._batches_made += batch is not None
+        return batch
 
     def _run(self) -> None:
         news = self.context.socket(zmq.SUB)

@@ -54,6 +54,9 @@ class Server:
         self._next_number = itertools.count(1)
         self._numbers: dict[ServedModel, int] = {}
         self._by_number: dict[int, ServedModel] = {}
+        self._observing = threading.Lock()
+        self._observed: dict[str, str] = {}
+        """By worker: the last batch of observations that was added."""
         self._stopping = threading.Event()
 
     def run(self, drain_s: float) -> None:
@@ -214,12 +217,20 @@ class Server:
             "unload": lambda a: _done(engine.unload, a),
             "reload": lambda: _done(engine.reload, b"[]"),
             "batching": lambda a: json.dumps(engine.batching(*json.loads(a))).encode(),
-            "observe": lambda a: _done(engine.metrics.merge, b"[%b]" % a),
+            "observe": lambda a: _done(self._observe, a),
             "take": lambda caller: repr(engine.take(caller.decode())).encode(),
             "metrics": engine.metrics_text,
             "explain": self._explain,
             "news": lambda: self._edition().encode(),
         }
+
+    def _observe(self, worker: str, number: str, batch: dict[str, Any]) -> None:
+        """Add what a worker counted, unless this batch has come before."""
+        with self._observing:
+            if self._observed.get(worker) == number:
+                return
+            self._observed[worker] = number
+            self.engine.metrics.merge(batch)
 
     def _explain(self, number: bytes, shape: bytes, rows: bytes) -> bytes:
         served = self._by_number.get(int(number))

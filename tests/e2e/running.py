@@ -126,6 +126,12 @@ class Running:
         lines = [line for line in text.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
+    def counted(self) -> float:
+        """Read how many answers to predictions the metrics count, of every status."""
+        lines = self.get("/metrics")[1].splitlines()
+        name = 'clearsight_requests_total{route="/predict"'
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
     def stop(self) -> int:
         """Send SIGTERM and return the exit code."""
         assert self.process is not None

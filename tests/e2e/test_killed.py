@@ -20,6 +20,24 @@ REFUSED = {"200", "503"}
 BROKEN = {"ConnectionResetError", "RemoteDisconnected", "BrokenPipeError", "ConnectionRefusedError"}
 
 
+def settled(running: Running) -> float:
+    """Return the count of answered predictions once no worker has anything left to bring."""
+    counts = [-1.0]
+
+    def steady() -> bool:
+        counts.append(running.counted())
+        return len(counts) > 12 and len(set(counts[-12:])) == 1
+
+    wait_for(steady, 20, "counts that do not change")
+    return counts[-1]
+
+
+def counts_what_came_after(running: Running, traffic: Traffic, known: int) -> None:
+    """Check that a new engine counts what was answered under it; the totals before died with the old one."""
+    counted, answered = settled(running), traffic.report.answered
+    assert traffic.good() - known <= counted <= answered, f"{known} known, {counted} counted, {answered} answered"
+
+
 @pytest.fixture(scope="module")
 def running(colors: tuple[Path, list[Sample]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One service with two workers and an engine process, which must survive every test of this file."""
@@ -46,8 +64,10 @@ def test_a_killed_engine_is_replaced_and_nothing_wrong_is_answered(running: Runn
         traffic.until(running.ready, running.cold_s + 3)
         traffic.after(100)
         recovered_s = time.monotonic() - killed_at
+        known = traffic.good()
         traffic.after(200)
     assert running.engine.pid != before
+    counts_what_came_after(running, traffic, known)
     assert traffic.report.wrong == []
     assert set(traffic.report.statuses) <= REFUSED
     assert traffic.report.longest_s < 5
@@ -56,8 +76,10 @@ def test_a_killed_engine_is_replaced_and_nothing_wrong_is_answered(running: Runn
 
 
 def test_a_killed_worker_takes_only_its_own_connections_with_it(running: Running, samples: list[Sample]) -> None:
+    start = settled(running)
     with Traffic(running.port, samples) as traffic:
         traffic.after(300)
+        known = traffic.good()
         victim = running.workers[0]
         victim.kill()
         traffic.after(300)
@@ -69,6 +91,8 @@ def test_a_killed_worker_takes_only_its_own_connections_with_it(running: Running
     assert traffic.report.wrong == []
     assert set(traffic.report.statuses) <= {"200", *BROKEN}
     assert 0 < broken <= 2 * len(traffic._threads)
+    missing = traffic.report.answered - (settled(running) - start)
+    assert 0 <= missing <= known + len(traffic._threads), "what it had not brought when it was killed, and no more"
 
 
 def test_a_killed_gunicorn_master_is_replaced_on_the_same_socket(running: Running, samples: list[Sample]) -> None:
@@ -92,13 +116,16 @@ def test_a_stopped_engine_is_noticed_and_replaced(running: Running, samples: lis
         wait_for(lambda: not psutil.pid_exists(stopped.pid) or stopped.status() == "zombie", 12, "its end")
         assert time.monotonic() - stopped_at < 10
         traffic.until(running.ready, running.cold_s + 5)
+        known = traffic.good()
         traffic.after(200)
+    counts_what_came_after(running, traffic, known)
     assert traffic.report.wrong == []
     assert set(traffic.report.statuses) <= REFUSED
     assert traffic.report.longest_s < 5
 
 
 def test_sighup_renews_the_workers_without_a_failed_request(running: Running, samples: list[Sample]) -> None:
+    start = settled(running)
     before = {worker.pid for worker in running.workers}
     with Traffic(running.port, samples) as traffic:
         traffic.after(300)
@@ -109,6 +136,7 @@ def test_sighup_renews_the_workers_without_a_failed_request(running: Running, sa
     assert set(traffic.report.statuses) <= {"200", "RemoteDisconnected", "ConnectionResetError"}
     closed = sum(traffic.report.statuses[name] for name in BROKEN)
     assert closed <= len(traffic._threads), "only idle connections may close under a client"
+    wait_for(lambda: running.counted() - start == traffic.report.answered, 10, "as many counted as answered")
 
 
 def test_sigterm_finishes_what_is_in_flight_and_exits_0(running: Running, samples: list[Sample]) -> None:

@@ -81,7 +81,7 @@ def test_versions_change_under_load_without_a_failed_or_wrong_answer(running: tu
     assert "model.onnx" in models[str(bad)]["reason"]
     assert started.metric("clearsight_model_load_failures_total") >= 1
     assert started.get("/readyz")[0] == 200
-    wait_for(lambda: predictions_counted(started) == traffic.report.answered, 10, "as many counted as answered")
+    wait_for(lambda: started.counted() == traffic.report.answered, 10, "as many counted as answered")
 
 
 def test_loading_writes_nothing_so_a_full_disk_does_not_stop_it(running: tuple[Running, Path]) -> None:
@@ -97,12 +97,6 @@ def test_loading_writes_nothing_so_a_full_disk_does_not_stop_it(running: tuple[R
     finally:
         for member in started.family():
             resource.prlimit(member.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-
-
-def predictions_counted(started: Running) -> float:
-    """Read how many predictions the metrics count."""
-    lines = started.get("/metrics")[1].splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if 'requests_total{route="/predict"' in line)
 
 
 def corrupt(path: Path) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from service.engine.engine import Engine
+from service.errors import EngineUnavailable
 from service.instance import ENVIRONMENT, Instance
-from service.metrics import Metrics
+from service.ipc.client import EngineClient
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,22 +54,28 @@ def test_cuda_that_is_demanded_and_not_there_stops_the_start_with_exit_code_3(st
     assert "cuda!" in done.stderr
 
 
-def test_counts_cross_processes_once_and_are_kept_while_they_cannot() -> None:
-    worker, engine = Metrics(), Metrics()
+def test_counts_cross_processes_once(linked: EngineClient, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the engine took them and its confirmation was lost."""
+    deliver = linked.link.call
+    lost: list[str] = []
+
+    def call(method: str, *frames: bytes, **options: float) -> bytes:
+        answer = deliver(method, *frames, **options)
+        if method == "observe" and len(lost) < 2:
+            lost.append(method)
+            raise EngineUnavailable("The engine does not answer.")
+        return answer
+
+    monkeypatch.setattr(linked.link, "call", call)
     for _ in range(3):
-        worker.observe("/predict", 200, {"total": 0.2, "decode": 0.1})
-    worker.reject("queue.full")
-    worker.flush()
-    batch = worker.take()
-    assert batch is not None
-    worker.put_back(batch)
-    worker.observe("/predict", 200, {"total": 0.2, "decode": 0.1})
-    worker.flush()
-    again = worker.take()
-    assert again is not None
-    engine.merge(again)
-    assert worker.take() is None
-    text = engine.text().decode()
+        linked.observe("/predict", 200, {"total": 0.2, "decode": 0.1})
+    linked.reject("queue.full")
+    linked.link.bring()
+    linked.observe("/predict", 200, {"total": 0.2, "decode": 0.1})
+    for _ in range(3):
+        linked.link.bring()
+    assert len(lost) == 2
+    text = engine.metrics_text().decode()
     assert 'clearsight_requests_total{route="/predict",status="200"} 4.0' in text
     assert 'clearsight_rejected_total{reason="queue.full"} 1.0' in text
     assert 'clearsight_stage_duration_seconds_count{stage="decode"} 4.0' in text
