@@ -26,6 +26,8 @@ log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("cle
 
 SILENCE_S = 3.0
 """Without news for this long, the engine counts as gone."""
+_BRISK_S = 1.0
+"""News come twice a second: an engine that was heard of this recently is there."""
 _BRING_S = 0.5
 _CALL_S = 5.0
 
@@ -131,8 +133,8 @@ class Link:
                 self._hear(News.decode(news.recv()))
             elif self.epoch and time.monotonic() - self._heard_at > SILENCE_S:
                 self._lose("the engine is silent")
-            if self.epoch and time.monotonic() >= bring_at:
-                self.bring()
+            if self.epoch and time.monotonic() >= bring_at and time.monotonic() - self._heard_at < _BRISK_S:
+                self.bring()  # which may wait, so not for an engine that may be gone
                 bring_at = time.monotonic() + _BRING_S
         if self.epoch:
             self.bring()
