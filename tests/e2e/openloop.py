@@ -25,6 +25,8 @@ class Load:
     statuses: Counter[int] = field(default_factory=Counter)
     latencies_s: list[float] = field(default_factory=list)
     """Of answers with status 200, from the moment the request was due."""
+    held_s: list[float] = field(default_factory=list)
+    """The same from the moment the request was sent, so without what a starved client adds."""
     retry_after_s: list[int] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     unanswered: int = 0
@@ -84,11 +86,13 @@ class _Offer:
     async def request(self, sample: Sample, due: float) -> None:
         load = self.load
         connection = await self.pool.get() or await asyncio.open_connection("127.0.0.1", self.port)
+        sent = time.monotonic()
         status, headers, body = await _post(*connection, sample.data)
         now = time.monotonic()
         load.statuses[status] += 1
         if status == 200:
             load.latencies_s.append(now - due)
+            load.held_s.append(now - sent)
             load.in_time += now - self.began <= load.seconds
             if fault := self.judge(sample, body)[1]:
                 load.wrong.append(fault)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.e2e.openloop import offer
@@ -140,7 +141,7 @@ def test_four_times_the_capacity_is_refused_quickly_and_the_rest_is_served_in_ti
     store: Path, samples: list[Sample], tmp_path: Path, shape: dict[str, int]
 ) -> None:
     """The stand-in does 100 images a second; 400 arrive, whatever the service does, on 128 connections."""
-    with service(store, tmp_path, STANDIN, deadline_ms=2000, runners=1, max_batch=4, **shape) as running:
+    with service(store, tmp_path, STANDIN, runners=1, max_batch=4, **shape) as running:
         peak = offer(running.port, samples, rate=95, seconds=3)
         load = offer(running.port, samples, rate=400, seconds=6)
         assert running.get("/livez", timeout_s=2)[0] == 200
@@ -148,6 +149,8 @@ def test_four_times_the_capacity_is_refused_quickly_and_the_rest_is_served_in_ti
     assert load.wrong == []
     assert load.unanswered == 0
     assert load.statuses[200] / load.seconds >= 0.85 * peak.statuses[200] / peak.seconds
-    assert load.quantile(0.99) <= 2.5, "the deadline of 2 s and a busy test machine; a queue without end gives 18 s"
+    assert float(np.quantile(load.held_s, 0.99)) <= 5, (
+        "1 s of work in flight, on a busy test machine; a queue without end gives 18 s"
+    )
     assert load.slowest_probe_s < 2
     assert all(1 <= seconds <= 30 for seconds in load.retry_after_s)
