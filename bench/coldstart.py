@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 import psutil
 
-from bench.models import Case, build, cases, cores
+from bench.models import BUILT, Case, build, cases, cores
 from bench.servers import ROOT, free_port
 from bench.spread import Spread, table
 
@@ -33,7 +33,8 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", choices=[*cases()], default=["resnet20", "resnet50-int8", "resnet50"])
     parser.add_argument("--repeats", type=int, default=5, help="starts of each (default: 5)")
     arguments = parser.parse_args()
-    build()
+    if any(cases()[name].store == BUILT for name in arguments.cases):
+        build()
     print(f"{cores()} cores; {arguments.repeats} starts each: median (lowest to highest)\n")
     times: list[list[str]] = []
     sizes: list[list[str]] = []
