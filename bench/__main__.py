@@ -62,12 +62,11 @@ def _measure(arguments: argparse.Namespace, path: Path) -> None:
     record: dict[str, object] = {"machine": _machine()}
     print(f"{_machine()}; {arguments.repeats} repeats: median (lowest to highest)\n")
     record["preprocessing"] = _preprocessing(arguments)
+    if arguments.scaling:
+        record["scaling"] = _scaling(cases()["resnet20"], arguments)
     for name in arguments.cases:
         record[name] = _case(cases()[name], arguments)
         path.write_text(json.dumps(record, indent=1) + "\n")
-    if arguments.scaling:
-        record["scaling"] = _scaling(cases()["resnet20"], arguments)
-    path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _arguments() -> argparse.Namespace:
@@ -198,7 +197,7 @@ def _show_processes(servers: list[Server]) -> None:
 
 def _scaling(case: Case, arguments: argparse.Namespace) -> dict[str, tuple[float, ...]]:
     """Compare what the second worker brings the service, before a stand-in accelerator, and a hello."""
-    results, _ = contest.closed_loop(case, contest.scaling(), [32], arguments.repeats, arguments.seconds or 2)
+    results, _ = contest.closed_loop(case, contest.scaling(), [32], arguments.repeats, arguments.seconds or 1)
     rate = {name: seen.rate() for (name, _), seen in results.items()}
     ours, hello = rate["stand-in, 2"].per(rate["stand-in, 1"]), rate["Flask hello, 2"].per(rate["Flask hello, 1"])
     print("## Two workers against one, 32 connections\n")

@@ -15,7 +15,7 @@ from bench.models import Case, cores
 from bench.openloop import Generator, Outcome
 from bench.spread import Spread
 
-WARMUP_S = 2
+WARMUP_S = 1
 HELLO = "Flask hello"
 SERVICE = "clearsight"
 NAIVE = "naive Flask"
