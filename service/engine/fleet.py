@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 import structlog
 from bundle.errors import BundleError, BundleMissing, ClearsightError
@@ -41,6 +42,8 @@ class Fleet:
         self.device: Device | None = None
         self.first_look = threading.Event()
         self.fatal: DeviceUnavailable | None = None
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when what is served may have changed."""
         self._entries: dict[str, Entry] = {}
         self._reconciling = threading.Lock()
         self._stop = threading.Event()
@@ -221,7 +224,9 @@ class Fleet:
             entry.champion = channels.champion
         if self.batcher:
             entry.cast_shadow(self.batcher, self.metrics.shadowed)
+        self.on_change()  # before the old version goes: who answers must be known by then
         self._retire(entry)
+        self.on_change()
 
     def _note_problem(self, entry: Entry, problem: str) -> None:
         if problem and problem != entry.problem:

@@ -54,6 +54,9 @@ class Server:
         self._next_number = itertools.count(1)
         self._numbers: dict[ServedModel, int] = {}
         self._by_number: dict[int, ServedModel] = {}
+        self._told: dict[str, ServedModel] = {}
+        """The champions of the last edition."""
+        engine.fleet.on_change = self._wake
         self._observing = threading.Lock()
         self._observed: dict[str, str] = {}
         """By worker: the last batch of observations that was added."""
@@ -244,6 +247,9 @@ class Server:
     # News
 
     def _catalog_changed(self) -> bool:
+        """Return whether the last edition is not true any more."""
+        if self.engine.fleet.champions()[0] != self._told:
+            return True
         return any(served not in self._numbers for served in self.engine.fleet.lanes) or len(self._numbers) != len(
             self.engine.fleet.lanes
         )
@@ -255,6 +261,7 @@ class Server:
         """
         statuses = self.engine.models()
         champions, absent = self.engine.fleet.champions()
+        self._told = champions
         canaries = self.engine.fleet.canaries()
         lanes = self.engine.fleet.lanes
         for served in lanes:
