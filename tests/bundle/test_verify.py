@@ -236,7 +236,7 @@ def test_shipped_bundles_verify_and_carry_their_evidence(capsys, name):
         assert all(f"{name}/{version} {variant}: " in said for variant in manifest.variants)
         assert None not in (manifest.metrics, manifest.parity, manifest.drift, manifest.explain)
         assert all(one.accuracy and one.latency_ms["cpu"] for one in manifest.variants.values())
-        assert {"checkpoint.pt", "training_digests.bin"} <= set(manifest.files)
+        assert {"checkpoint.pt", "training_digests.bin", "report/report.html"} <= set(manifest.files)
         assert re.match("[0-9a-f]{40}", manifest.lineage.code)
 
 
