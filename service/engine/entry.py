@@ -83,10 +83,10 @@ class Entry:
             state, reason = "ready", self.notes.get(version, "")
         elif version in self.draining:
             state = "draining"
+        elif failure:  # also while it is tried again
+            state, reason = "failed", failure.reason
         elif version == self.loading:
             state = "loading"
-        elif failure:
-            state, reason = "failed", failure.reason
         return ModelStatus(self.name, version, state, reason, self.role(version), lane.served if lane else None)
 
     def problems(self) -> list[str]:

@@ -132,6 +132,17 @@ class Running:
         name = 'clearsight_requests_total{route="/predict"'
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
+    def settled(self) -> float:
+        """Return that count once no worker has anything left to bring."""
+        counts = [-1.0]
+
+        def steady() -> bool:
+            counts.append(self.counted())
+            return len(counts) > 12 and len(set(counts[-12:])) == 1
+
+        wait_for(steady, 20, "counts that do not change")
+        return counts[-1]
+
     def stop(self) -> int:
         """Send SIGTERM and return the exit code."""
         assert self.process is not None

@@ -20,21 +20,9 @@ REFUSED = {"200", "503"}
 BROKEN = {"ConnectionResetError", "RemoteDisconnected", "BrokenPipeError", "ConnectionRefusedError"}
 
 
-def settled(running: Running) -> float:
-    """Return the count of answered predictions once no worker has anything left to bring."""
-    counts = [-1.0]
-
-    def steady() -> bool:
-        counts.append(running.counted())
-        return len(counts) > 12 and len(set(counts[-12:])) == 1
-
-    wait_for(steady, 20, "counts that do not change")
-    return counts[-1]
-
-
 def counts_what_came_after(running: Running, traffic: Traffic, known: int) -> None:
     """Check that a new engine counts what was answered under it; the totals before died with the old one."""
-    counted, answered = settled(running), traffic.report.answered
+    counted, answered = running.settled(), traffic.report.answered
     assert traffic.good() - known <= counted <= answered, f"{known} known, {counted} counted, {answered} answered"
 
 
@@ -76,7 +64,7 @@ def test_a_killed_engine_is_replaced_and_nothing_wrong_is_answered(running: Runn
 
 
 def test_a_killed_worker_takes_only_its_own_connections_with_it(running: Running, samples: list[Sample]) -> None:
-    start = settled(running)
+    start = running.settled()
     with Traffic(running.port, samples) as traffic:
         traffic.after(300)
         known = traffic.good()
@@ -91,7 +79,7 @@ def test_a_killed_worker_takes_only_its_own_connections_with_it(running: Running
     assert traffic.report.wrong == []
     assert set(traffic.report.statuses) <= {"200", *BROKEN}
     assert 0 < broken <= 2 * len(traffic._threads)
-    missing = traffic.report.answered - (settled(running) - start)
+    missing = traffic.report.answered - (running.settled() - start)
     assert 0 <= missing <= known + len(traffic._threads), "what it had not brought when it was killed, and no more"
 
 
@@ -125,7 +113,7 @@ def test_a_stopped_engine_is_noticed_and_replaced(running: Running, samples: lis
 
 
 def test_sighup_renews_the_workers_without_a_failed_request(running: Running, samples: list[Sample]) -> None:
-    start = settled(running)
+    start = running.settled()
     before = {worker.pid for worker in running.workers}
     with Traffic(running.port, samples) as traffic:
         traffic.after(300)
