@@ -23,7 +23,7 @@ from service.metrics import Metrics
 from service.port import EngineState, ModelStatus, ServedModel, in_share
 from service.settings import Settings
 
-_GRACE_S = 0.25
+_GRACE_S = 1.0
 """How long a replaced version still takes the requests that were being read when it was replaced."""
 _RETRY_MOST_S = 60.0
 
