@@ -98,8 +98,11 @@ def hasty(store: Path) -> Iterator[Running]:
 
 
 def test_a_slow_image_is_given_up_and_the_next_is_read(hasty: Running) -> None:
-    """A JPEG of 16 million pixels in a hundred scans takes more than a second to decode; its time is 0.3 s."""
-    slow = scans_bomb(90, Image.new("RGB", (4000, 4000), (250, 0, 0)), pad=200)
+    """A JPEG of 16 million pixels in a hundred scans takes more than a second to decode; its time is 0.3 s.
+
+    The comments spread the scans over many blocks, between which the time is looked at.
+    """
+    slow = scans_bomb(90, Image.new("RGB", (4000, 4000), (250, 0, 0)), pad=4000)
     refused = requests.post(f"{hasty.url}/predict", data=slow, timeout=20)
     assert (refused.status_code, refused.json()["code"]) == (422, "image.too_slow")
     assert "0.3 s that are allowed" in refused.json()["detail"]
