@@ -41,7 +41,7 @@ def run_job(root: Path, prepared: Prepared, moment: int | None) -> None:
         return wrapped
 
     retrain.train = deadly(lambda *_, **__: prepared.run)
-    retrain.export = deadly(lambda _: pickle.loads(prepared.exported.read_bytes()))
+    retrain.export = deadly(lambda *_: pickle.loads(prepared.exported.read_bytes()))
     gate.measure_latency = lambda graphs, sizes: {name: {size: [1.0] for size in sizes} for name in graphs}
     retrain.judge = deadly(lambda champion, candidate, held_out, _: judge(champion, candidate, held_out, Gate()))
     for name in ("write_bytes", "write_text", "rename", "replace", "mkdir"):

@@ -145,7 +145,10 @@ def send(running: Running, requests_: int) -> None:
 
 
 def test_nothing_grows(server: Running) -> None:
-    """After a warm-up, no process gains more than 24 MiB or 8 descriptors over 600 (`make fuzz`: more) requests."""
+    """After a warm-up, no process gains more than 24 MiB or 32 descriptors over 600 (`make fuzz`: more) requests.
+
+    Descriptors may rise a little: each request thread that has not been busy before opens its line to the engine.
+    """
     send(server, 400)
     before = footprint(server)
     send(server, 600 * FACTOR)
@@ -153,4 +156,4 @@ def test_nothing_grows(server: Running) -> None:
     assert set(after) == set(before), "no process was replaced"
     for pid, (mebibytes, descriptors) in after.items():
         assert mebibytes < before[pid][0] + 24, (pid, before, after)
-        assert descriptors <= before[pid][1] + 8, (pid, before, after)
+        assert descriptors <= before[pid][1] + 32, (pid, before, after)

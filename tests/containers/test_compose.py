@@ -106,8 +106,8 @@ def test_prometheus_scrapes_the_service(stack: Stack) -> None:
 
 
 LENIENT = {
-    "train.epochs": 1, "gate.max_top1_drop": 0.5, "gate.significance": 1e-9, "gate.max_class_recall_drop": 1,
-    "gate.max_ece_rise": 1, "gate.max_latency_ratio": 100,
+    "train.epochs": 1, "gate.max_top1_drop": 0.5, "gate.significance": 1e-9, "gate.max_class_recall_drop": 0.9,
+    "gate.max_ece_rise": 0.9, "gate.max_latency_ratio": 100,
 }  # fmt: skip
 """What is tested is the way into production, not whether the candidate is good enough for it."""
 

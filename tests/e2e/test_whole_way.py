@@ -22,6 +22,15 @@ from training.recipe import Data
 pytestmark = pytest.mark.timeout(900)  # real trainings, exports and servers, on whatever machine there is
 
 CLIENTS = 16
+LENIENT = [
+    part
+    for value in (
+        *("train.epochs=1", "gate.max_top1_drop=0.9", "gate.significance=1e-9", "gate.max_class_recall_drop=0.9"),
+        *("gate.max_ece_rise=0.9", "gate.max_latency_ratio=100.0"),
+    )
+    for part in ("--set", value)
+]
+"""One epoch, and a gate that lets it through: what is tested is the switch, not the candidate."""
 RETRAIN_CLIENTS = 4  # enough to be in every moment of the switch, and to leave the retraining a core
 TOLERANCE = 1e-4
 
@@ -82,7 +91,7 @@ def test_a_retrain_under_load_switches_versions_without_a_wrong_or_failed_answer
 
         loops = [pool.submit(client, start) for start in range(RETRAIN_CLIENTS)]
         try:
-            run("training", "retrain", "--model", "digits", "--store", store, "--set", "train.epochs=1")
+            run("training", "retrain", "--model", "digits", "--store", store, *LENIENT)
             Store(store).promote("digits", 2)
             seen = threading.Event()
             for _ in range(600):

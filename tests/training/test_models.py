@@ -77,6 +77,7 @@ SMALL += [(name, {"stem": "small"}) for name in ("resnet18", "vgg11_bn")]
 @pytest.mark.parametrize(("name", "options"), SMALL, ids=[name for name, _ in SMALL])
 def test_every_model_keeps_the_contract_of_a_classifier(name, options, channels):
     """Logits are the head over the embedding; where `cam` is true, the maps average to the logits."""
+    torch.manual_seed(0)
     model = build(name, classes=7, channels=channels, input_size=(32, 32), **options).eval()
     x = torch.randn(2, channels, 32, 32)
     with torch.inference_mode():
@@ -87,7 +88,9 @@ def test_every_model_keeps_the_contract_of_a_classifier(name, options, channels)
             features = model.feature_map(x)
             assert torch.allclose(features.mean(dim=(2, 3)), embedding, atol=1e-5)
             maps = torch.einsum("kd,ndhw->nkhw", model.head.weight, features)
-            assert torch.allclose(maps.mean(dim=(2, 3)) + model.head.bias, model(x), atol=1e-4)
+            logits = model(x)  # in the thousands where no training has tamed a deep network
+            rounding = 1e-5 * max(1.0, logits.abs().max().item())
+            assert torch.allclose(maps.mean(dim=(2, 3)) + model.head.bias, logits, atol=rounding)
 
 
 def test_a_784_64_16_10_perceptron_has_51450_parameters():
