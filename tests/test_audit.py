@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from tests.loopback import answering
 from tests.running import ROOT, free_port
 
 FAULT = {
@@ -53,13 +53,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def advisories() -> Iterator[Advisories]:
-    server = Advisories()
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering(Advisories()) as server:
+        yield server
 
 
 def audit(requirements: Path, port: int, cache: Path) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,6 @@ import io
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +16,7 @@ import pytest
 
 from service.client import Client, ClientError
 from tests.factory import COLORS, color_image
+from tests.loopback import answering
 from tests.running import ROOT, Running, free_port
 
 RED = color_image("red")
@@ -117,13 +117,8 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def refusing(request: pytest.FixtureRequest) -> Iterator[Refusing]:
-    server = Refusing(*request.param)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering(Refusing(*request.param)) as server:
+        yield server
 
 
 @pytest.mark.parametrize("refusing", [(2, "1")], indirect=True)

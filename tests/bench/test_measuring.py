@@ -18,6 +18,7 @@ from bench.inputs import Input, photograph, thumbnail
 from bench.openloop import Generator
 from bench.spread import Spread
 from tests.factory import publish_colors
+from tests.loopback import answering
 
 STALL_S = 0.4
 IMAGE = Input("x", b"body", "image/png")
@@ -48,13 +49,10 @@ class Stalling(BaseHTTPRequestHandler):
 def url() -> Iterator[str]:
     """A server that serves one connection after the other."""
     Stalling.seen = 0
-    with HTTPServer(("127.0.0.1", 0), Stalling) as server:
-        server.request_queue_size = 128
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    server = HTTPServer(("127.0.0.1", 0), Stalling)
+    server.request_queue_size = 128
+    with answering(server):
         yield f"http://127.0.0.1:{server.server_port}/predict"
-        server.shutdown()
-        thread.join()
 
 
 def test_open_loop_latency_counts_from_the_intended_departure(url: str) -> None:

@@ -1,6 +1,5 @@
 import hashlib
 import socket
-import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.loopback import answering
 from training.errors import RunError
 from training.models import build
 from training.pretrained import read_weights, transfer
@@ -24,10 +24,8 @@ def published(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "downloads"))
     folder = tmp_path / "published"
     folder.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with answering(ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))) as server:
         yield folder, f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
 
 
 def network():
