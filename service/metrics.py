@@ -32,7 +32,21 @@ class Metrics:
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
+        self._declare_requests(self.registry)
+        self._declare_models(self.registry)
+        self.engine_up = Gauge("clearsight_engine_up", "1 while the engine answers.", registry=self.registry)
+        self.engine_starts = Counter(
+            "clearsight_engine_starts", "Starts of the engine under this parent.", registry=self.registry
+        )
+        self.engine_up.set(1)
+        self._rejected: deque[str] = deque(maxlen=_KEPT)
+        self._requests: deque[tuple[str, int, dict[str, float]]] = deque(maxlen=_KEPT)
+        self._batches: deque[BatchReport] = deque(maxlen=_KEPT)
+        self._counts: Tally[tuple[str, str, str]] = Tally()
+        self._flushing = threading.Lock()
+
+    def _declare_requests(self, registry: CollectorRegistry) -> None:
         self.requests = Counter("clearsight_requests", "Answered requests.", ["route", "status"], registry=registry)
         self.request_seconds = BulkHistogram(
             "clearsight_request_duration_seconds",
@@ -61,6 +75,8 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+
+    def _declare_models(self, registry: CollectorRegistry) -> None:
         self.predictions = Counter(
             "clearsight_predictions",
             "Predicted images by top-1 label.",
@@ -85,16 +101,6 @@ class Metrics:
             ["model", "version", "agrees"],
             registry=registry,
         )
-        self.engine_up = Gauge("clearsight_engine_up", "1 while the engine answers.", registry=registry)
-        self.engine_starts = Counter(
-            "clearsight_engine_starts", "Starts of the engine under this parent.", registry=registry
-        )
-        self.engine_up.set(1)
-        self._rejected: deque[str] = deque(maxlen=_KEPT)
-        self._requests: deque[tuple[str, int, dict[str, float]]] = deque(maxlen=_KEPT)
-        self._batches: deque[BatchReport] = deque(maxlen=_KEPT)
-        self._counts: Tally[tuple[str, str, str]] = Tally()
-        self._flushing = threading.Lock()
 
     # The hot path
 
