@@ -8,7 +8,7 @@ from typing import Any
 OVERFIT_RISE = 1.05
 """Validation loss this many times its minimum, while the training loss went on falling, is over-fitting."""
 JUMP = 1.3
-"""A training loss this many times the lowest before it means that the steps are too long."""
+"""A training loss this many times the one before it, or the lowest at the end, means that the steps are too long."""
 SMALL_GAP = 0.03
 LOW_ACCURACY = 0.8
 PERFECT = 0.999
@@ -37,14 +37,17 @@ def _perfect(history: Sequence[Line]) -> str | None:
 
 
 def _rate_too_high(history: Sequence[Line]) -> str | None:
-    best, jumps = history[0]["train_loss"], []
-    for line in history[1:]:
-        if not line["train_loss"] <= JUMP * best:
-            jumps.append(line["epoch"])
-        best = min(best, line["train_loss"])
-    if len(jumps) < max(1, 0.1 * len(history)):
+    """A loss that jumps again and again, or that ends far above where it has been; one that recovers is none."""
+    losses = [line["train_loss"] for line in history]
+    jumps = [i for i in range(1, len(losses)) if not losses[i] <= JUMP * losses[i - 1]]
+    if not losses[-1] <= JUMP * min(losses):
+        first = next(i for i in range(1, len(losses)) if not losses[i] <= JUMP * min(losses[:i]))
+        said = f"has not come down again since it rose in epoch {history[first]['epoch']}"
+    elif len(jumps) >= max(1, 0.1 * len(history)):
+        said = f"jumped up in epoch {', '.join(str(history[i]['epoch']) for i in jumps)}"
+    else:
         return None
-    return f"learning rate too high: the training loss jumped up in epoch {jumps[0]} ({len(jumps)} times); halve it"
+    return f"learning rate too high: the training loss {said}; halve it"
 
 
 def _overfitting(history: Sequence[Line]) -> str | None:

@@ -74,3 +74,14 @@ def test_a_reading_is_not_given_to_other_curves(words):
 
 def test_two_epochs_are_too_short_to_read():
     assert "too short" in read_curves(MADE["settled"][:2])[0]
+
+
+def test_a_warm_start_that_recovers_from_its_first_steps_is_no_complaint():
+    warm = history(24, lambda t: 0.34 if t == 0 else 0.6 - 0.4 * t, lambda t: 0.4 - 0.07 * t, rising, rising)
+    assert not any("learning rate" in said for said in read_curves(warm))
+
+
+def test_one_jump_without_recovery_is_a_learning_rate_too_high():
+    lost = history(30, lambda t: 1.0 if t < 0.5 else 2.3, lambda t: 2.3, lambda t: 0.1, lambda t: 0.1)
+    [said] = [said for said in read_curves(lost) if "learning rate" in said]
+    assert "has not come down again since it rose in epoch 16" in said
