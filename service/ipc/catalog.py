@@ -29,6 +29,8 @@ class News:
     """Models that exist and have no champion that serves, with the reason."""
     statuses: list[dict[str, Any]] = field(default_factory=list)
     waits_s: dict[int, float] = field(default_factory=dict)
+    serial: int = 0
+    """Counts the editions of one engine: of two, the higher is the truer."""
 
     def encode(self) -> bytes:
         """Return the edition as JSON."""

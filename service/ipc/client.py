@@ -55,6 +55,7 @@ class EngineClient:
 
     def stop(self) -> None:
         """Bring the last observations and stop listening."""
+        self._hang_up()
         self.link.stop()
 
     # Requests
@@ -130,7 +131,10 @@ class EngineClient:
             self._hang_up()
             raise EngineUnavailable("The engine was lost while it held this request.", retry_after_s=1.0) from None
         if message.kind == wire.REFUSAL:
-            raise wire.parse_refusal(message.payload)
+            refusal = wire.parse_refusal(message.payload)
+            if isinstance(refusal, ModelRetired):
+                self.link.catch_up(served_number)
+            raise refusal
         answer, wait_s = wire.parse_answer(message.payload, served, len(rows), outputs)
         self.link.waits[served_number] = (wait_s, time.monotonic())
         return answer

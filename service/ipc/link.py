@@ -33,7 +33,10 @@ _CALL_S = 5.0
 
 
 class Link:
-    """Keeps the worker's view of the engine. Requests read `news`, `served` and `epoch`; only the thread writes."""
+    """Keeps the worker's view of the engine: requests read `news`, `served` and `epoch`, one thread follows the news.
+
+    A request that learns more than the news have said calls `catch_up`.
+    """
 
     def __init__(self, instance: Instance, metrics: Metrics) -> None:
         self.context = zmq.Context(1)
@@ -47,6 +50,7 @@ class Link:
         self._instance = instance
         self._metrics = metrics
         self._manifests: dict[str, ServedModel] = {}
+        self._hearing = threading.RLock()
         self._heard_at = 0.0
         self._name = uuid.uuid4().hex
         self._bringing = threading.Lock()
@@ -112,6 +116,13 @@ class Link:
         self._batches_made += batch is not None
         return batch
 
+    def catch_up(self, number: int) -> None:
+        """Fetch the present edition, where this number is retired and the news of it have not come yet."""
+        with self._hearing:
+            if number in self.served:
+                with contextlib.suppress(ServiceError):
+                    self._hear(News.decode(self.call("news", timeout_s=1.0)))
+
     def _run(self) -> None:
         news = self.context.socket(zmq.SUB)
         news.linger = 0
@@ -157,6 +168,12 @@ class Link:
 
     def _hear(self, news: News) -> None:
         """Take an edition; a version that is new here is fetched before any request can see it."""
+        with self._hearing:
+            overtaken = self.news and news.epoch == self.epoch and news.serial < self.news.serial
+            if not overtaken:
+                self._take(news)
+
+    def _take(self, news: News) -> None:
         try:
             served = {number: self._known(number, fields) for number, fields in news.served.items()}
         except ServiceError as error:

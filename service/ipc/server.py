@@ -54,8 +54,9 @@ class Server:
         self._next_number = itertools.count(1)
         self._numbers: dict[ServedModel, int] = {}
         self._by_number: dict[int, ServedModel] = {}
-        self._told: dict[str, ServedModel] = {}
-        """The champions of the last edition."""
+        self._told: Any = None
+        self._serials = itertools.count(1)
+        self._numbering = threading.Lock()
         engine.fleet.on_change = self._wake
         self._observing = threading.Lock()
         self._observed: dict[str, str] = {}
@@ -81,8 +82,10 @@ class Server:
                 else:
                     self._clear_wake()
             self._send(router)
-            if time.monotonic() >= next_news or self._catalog_changed():
+            catalog = (self.engine.fleet.champions()[0], set(self.engine.fleet.lanes))
+            if time.monotonic() >= next_news or catalog != self._told:
                 news.send(self._edition().encode())
+                self._told = catalog
                 next_news = time.monotonic() + _NEWS_S
         self._acceptor.stop()
         router.close(linger=200)
@@ -246,22 +249,17 @@ class Server:
 
     # News
 
-    def _catalog_changed(self) -> bool:
-        """Return whether the last edition is not true any more."""
-        if self.engine.fleet.champions()[0] != self._told:
-            return True
-        return any(served not in self._numbers for served in self.engine.fleet.lanes) or len(self._numbers) != len(
-            self.engine.fleet.lanes
-        )
-
     def _edition(self) -> News:
+        with self._numbering:
+            return self._numbered()
+
+    def _numbered(self) -> News:
         """Number what is served and describe it.
 
         What answers is read before the lanes: a lane is there before it is named, and for a while after.
         """
         statuses = self.engine.models()
         champions, absent = self.engine.fleet.champions()
-        self._told = champions
         canaries = self.engine.fleet.canaries()
         lanes = self.engine.fleet.lanes
         for served in lanes:
@@ -280,6 +278,7 @@ class Server:
             absent,
             [status_fields(s, self._numbers.get(s.served) if s.served else None) for s in statuses],
             {self._numbers[served]: self._wait_ahead_s(served) for served in lanes},
+            next(self._serials),
         )
 
 

@@ -50,6 +50,7 @@ def test_promote_and_rollback_are_one_command_each_and_safe_under_load(running: 
             assert bundle_command(root, "rollback", "colors") == "colors: champion 2 -> 1\n"
             traffic.until(lambda seen=seen: traffic.report.versions["1"] > seen["1"] + 100)
     assert traffic.report.wrong == []
+    assert traffic.report.refused == {}
     assert dict(traffic.report.statuses) == {"200": traffic.good()}
     assert set(traffic.report.versions) == {"1", "2"}
 
@@ -75,6 +76,7 @@ def test_versions_change_under_load_without_a_failed_or_wrong_answer(running: tu
         wait_for(lambda: "sha256" in started.get("/readyz")[1], 20, "the refusal in /readyz")
         traffic.after(200)
     assert traffic.report.wrong == []
+    assert traffic.report.refused == {}
     assert dict(traffic.report.statuses) == {"200": traffic.good()}
     assert set(traffic.report.versions) == {"1", "2"}
     models = {m["version"]: m for m in json.loads(started.get("/models")[1])["models"]}

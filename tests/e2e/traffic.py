@@ -63,6 +63,8 @@ class Report:
     """By status, or by the name of the connection's error."""
     versions: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
+    """Answers of other statuses than 200, by their bodies without the request id."""
     seconds: list[float] = field(default_factory=list)
     """Latencies of answers with status 200."""
     longest_s: float = 0.0
@@ -138,9 +140,11 @@ class Traffic:
         connection.close()
 
     def _note(self, sample: Sample, status: int, body: bytes, seconds: float) -> None:
-        version, fault = "", ""
+        version, fault, refusal = "", "", ""
         if status == 200:
             version, fault = check(sample, body)
+        else:
+            refusal = _refusal(body)
         with self._lock:
             report = self.report
             report.statuses[str(status)] += 1
@@ -148,10 +152,20 @@ class Traffic:
             if status == 200:
                 report.versions[version] += 1
                 report.seconds.append(seconds)
+            else:
+                report.refused[refusal] += 1
             if fault:
                 report.wrong.append(fault)
         if status != 200:
             self._stop.wait(0.02)
+
+
+def _refusal(body: bytes) -> str:
+    try:
+        problem = json.loads(body)
+        return f"{problem['code']}: {problem['detail']}"
+    except (ValueError, KeyError, TypeError):
+        return repr(body[:200])
 
 
 def check(sample: Sample, body: bytes) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from service.engine.network import Network, open_session, run_bound
 from service.engine.quota import available_cores
 from service.engine.variants import rank_variants
 from service.errors import DeviceUnavailable, ModelNotReady, ModelRetired, ModelUnknown, RequestInvalid, VersionUnknown
+from service.ipc.client import EngineClient
 from service.metrics import Metrics
 from service.port import EnginePort
 from service.settings import Settings
@@ -67,6 +68,21 @@ def test_a_replaced_version_is_retired_and_its_successor_answers(port: EnginePor
     assert port.infer(port.resolve(None, None), rows(1), deadline=soon()).model.version == 2
     with pytest.raises(ModelRetired):
         port.infer(old, rows(1), deadline=soon())
+
+
+def test_a_worker_that_missed_the_news_learns_them_from_the_refusal(
+    linked: EngineClient, engine: Engine, store: Path
+) -> None:
+    linked.link._stop.set()
+    linked.link._thread.join(5)
+    old = linked.resolve(None, None)
+    publish_colors(store, gain=2.0)
+    engine.reload()
+    assert [served.version for served in engine.fleet.lanes] == [2]
+    assert linked.resolve(None, None) is old
+    with pytest.raises(ModelRetired):
+        linked.infer(old, rows(1), deadline=soon())
+    assert linked.infer(linked.resolve(None, None), rows(1), deadline=soon()).model.version == 2
 
 
 def test_a_bad_version_leaves_the_old_one_serving(port: EnginePort, store: Path) -> None:
