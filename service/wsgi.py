@@ -41,7 +41,7 @@ def _embedded(settings: Settings, replaces: bool) -> EnginePort:
     engine = Engine(settings, Metrics())
     engine.start()
     if replaces:
-        engine.fleet.first_look.wait(_FIRST_LOOK_S)
+        engine.fleet.roster.first_look.wait(_FIRST_LOOK_S)
     threading.Thread(target=_watch, args=(engine,), name="watch", daemon=True).start()
     return engine
 

@@ -40,13 +40,13 @@ def main() -> int:
     threading.Thread(target=_watch_device, args=(engine, server), daemon=True).start()
     server.run(settings.drain_s)
     engine.stop()
-    return EXIT_DEVICE if engine.fleet.fatal else 0
+    return EXIT_DEVICE if engine.fleet.accelerator.fatal else 0
 
 
 def _watch_device(engine: Engine, server: Server) -> None:
     """Stop when the first look found that the demanded device is not there."""
-    engine.fleet.first_look.wait()
-    if engine.fleet.fatal:
+    engine.fleet.roster.first_look.wait()
+    if engine.fleet.accelerator.fatal:
         server.stop()
 
 

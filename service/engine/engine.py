@@ -37,7 +37,7 @@ class Engine:
     @property
     def batcher(self) -> Batcher | None:
         """The batcher, once the device is known."""
-        return self.fleet.batcher
+        return self.fleet.accelerator.batcher
 
     def start(self) -> None:
         """Begin loading in the background; `state().ready` says when the default model answers."""
@@ -49,15 +49,15 @@ class Engine:
 
     def resolve(self, model: str | None, version: int | None) -> ServedModel:
         """See `EnginePort.resolve`."""
-        return self.fleet.resolve(model, version).served
+        return self.fleet.roster.resolve(model, version).served
 
     def choose(self, model: str | None, version: int | None, key: str) -> ServedModel:
         """See `EnginePort.choose`."""
-        return self.fleet.choose(model, version, key).served
+        return self.fleet.roster.choose(model, version, key).served
 
     def admit(self, deadline: float, images: int = 1, model: str | None = None) -> None:
         """See `EnginePort.admit`."""
-        lane = self.fleet.resolve(model, None)
+        lane = self.fleet.roster.resolve(model, None)
         assert self.batcher is not None
         self.batcher.admit(lane, images, deadline)
 
@@ -100,11 +100,11 @@ class Engine:
 
     def models(self) -> list[ModelStatus]:
         """See `EnginePort.models`."""
-        return self.fleet.statuses()
+        return self.fleet.roster.statuses()
 
     def state(self) -> EngineState:
         """See `EnginePort.state`."""
-        state = self.fleet.state()
+        state = self.fleet.roster.state()
         oldest_s = self.batcher.oldest_batch_s() if self.batcher else 0.0
         if oldest_s <= self.settings.batch_limit_s:
             return state
@@ -125,7 +125,7 @@ class Engine:
 
     def batching(self, rate: float | None = None, model: str | None = None) -> dict[str, Any]:
         """See `EnginePort.batching`."""
-        lane, batcher = self.fleet.resolve(model, None), self.batcher
+        lane, batcher = self.fleet.roster.resolve(model, None), self.batcher
         if batcher is None:
             raise EngineUnavailable("The engine has not started yet.", retry_after_s=1.0)
         plan = lane.plan
@@ -185,7 +185,7 @@ def running(engine: Engine) -> Any:
     """Start an engine, wait until it has looked at the store once, and stop it at the end."""
     engine.start()
     try:
-        engine.fleet.first_look.wait()
+        engine.fleet.roster.first_look.wait()
         yield engine
     finally:
         engine.stop()

@@ -9,18 +9,15 @@ from collections.abc import Callable
 
 import structlog
 from bundle.errors import BundleError, BundleMissing, ClearsightError
-from bundle.integrity import read_graph
-from bundle.store import Bundle, Store
+from bundle.store import Store
 
-from service.engine.batcher import Batcher
-from service.engine.devices import Device, choose_device
+from service.engine.accelerator import Accelerator
 from service.engine.entry import Entry, Failure
-from service.engine.loading import Threading, decide_threading, load_lane
-from service.engine.memory import give_memory_back
+from service.engine.roster import Roster
 from service.engine.work import Lane
-from service.errors import DeviceUnavailable, EngineUnavailable, ModelNotReady, ModelUnknown, VersionUnknown
+from service.errors import ModelNotReady, ModelUnknown, VersionUnknown
 from service.metrics import Metrics
-from service.port import EngineState, ModelStatus, ServedModel, in_share
+from service.port import ServedModel
 from service.settings import Settings
 
 _GRACE_S = 1.0
@@ -37,20 +34,15 @@ class Fleet:
         self.settings = settings
         self.metrics = metrics
         self.store = Store(settings.store)
+        self.accelerator = Accelerator(settings, metrics)
+        self.roster = Roster(settings, self.store, self.accelerator)
+        self._entries = self.roster.entries
         self.lanes: dict[ServedModel, Lane] = {}
-        self.batcher: Batcher | None = None
-        self.device: Device | None = None
-        self.first_look = threading.Event()
-        self.fatal: DeviceUnavailable | None = None
         self.on_change: Callable[[], None] = lambda: None
         """Called when what is served may have changed."""
-        self._entries: dict[str, Entry] = {}
         self._reconciling = threading.Lock()
-        self._stop = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="fleet", daemon=True)
-        self._threading: Threading | None = None
-        self._device_note = ""
 
     def start(self) -> None:
         """Begin to follow the store."""
@@ -58,92 +50,14 @@ class Fleet:
 
     def stop(self) -> None:
         """Stop following, refuse what waits and finish what runs."""
-        self._stop.set()
+        self.roster.stopping.set()
         self._wake.set()
-        if self.batcher:
-            self.batcher.stop()
+        self.accelerator.stop()
         self._thread.join(timeout=30.0)
         for entry in self._entries.values():
             if entry.shadow:
                 entry.shadow.stop()
         self.lanes = {}
-
-    # Requests
-
-    def resolve(self, model: str | None, version: int | None) -> Lane:
-        """Return the lane that answers for these names; see `EnginePort.resolve`."""
-        name = model or self.settings.default_model
-        entry = self._entries.get(name)
-        if entry is None:
-            if not self.first_look.is_set():
-                raise ModelNotReady("The models are still being loaded.", retry_after_s=1.0)
-            raise ModelUnknown(f"No model {name!r}; there are: {', '.join(self._entries) or 'none'}.")
-        wanted = version if version is not None else entry.champion
-        lane = entry.lanes.get(wanted) if wanted is not None else None
-        if lane is not None:
-            return lane
-        if self._stop.is_set():
-            raise EngineUnavailable("The engine is shutting down.", retry_after_s=1.0)
-        raise entry.why_absent(version, self.first_look.is_set())
-
-    def choose(self, model: str | None, version: int | None, key: str) -> Lane:
-        """Return the lane that answers one request; see `EnginePort.choose`."""
-        entry = self._entries.get(model or self.settings.default_model)
-        canary = entry.canary() if entry is not None and version is None else None
-        if canary is None or not in_share(key, canary[1]):
-            return self.resolve(model, version)
-        return canary[0]
-
-    def canaries(self) -> dict[str, tuple[ServedModel, float]]:
-        """Return, for each model with a canary that serves, that version and its share of the requests."""
-        found = {name: entry.canary() for name, entry in list(self._entries.items())}
-        return {name: (canary[0].served, canary[1]) for name, canary in found.items() if canary is not None}
-
-    def champions(self) -> tuple[dict[str, ServedModel], dict[str, str]]:
-        """Return the version that answers for each model, and for the other models why none does."""
-        found: dict[str, ServedModel] = {}
-        absent: dict[str, str] = {}
-        for name, entry in list(self._entries.items()):
-            lane = entry.lanes.get(entry.champion) if entry.champion is not None else None
-            if lane:
-                found[name] = lane.served
-            else:
-                absent[name] = entry.why_absent(None, self.first_look.is_set()).detail
-        return found, absent
-
-    # Health
-
-    def statuses(self) -> list[ModelStatus]:
-        """List every version in the store or still served, by model, ascending."""
-        found = []
-        for entry in list(self._entries.values()):
-            versions = set(self.store.versions(entry.name)) | set(entry.lanes) | set(entry.failures)
-            found += [entry.status(version) for version in sorted(versions)]
-        return found
-
-    def state(self) -> EngineState:
-        """Ready when the default model's champion answers."""
-        entry = self._entries.get(self.settings.default_model)
-        ready = bool(entry and entry.champion in entry.lanes) and not self._stop.is_set()
-        problems = [str(self.fatal.detail)] if self.fatal else []
-        if self._stop.is_set():
-            problems.append("the engine is shutting down")
-        elif not ready:
-            problems.append(self._why_not_ready(entry))
-        problems += [self._device_note] if self._device_note else []
-        for other in list(self._entries.values()):
-            problems += other.problems()
-        provider = self.device.provider if self.device else "unknown"
-        return EngineState(True, self.first_look.is_set(), ready, f"{self.settings.device} -> {provider}", problems)
-
-    def _why_not_ready(self, entry: Entry | None) -> str:
-        name = self.settings.default_model
-        if not self.first_look.is_set():
-            return "the models are being loaded"
-        if entry is None:
-            there = ", ".join(self._entries) or "none"
-            return f"the default model {name} is not in {self.settings.store}; models there: {there}"
-        return f"the default model {name} has no champion that serves"
 
     # Repository control
 
@@ -186,12 +100,12 @@ class Fleet:
     # Following the store
 
     def _follow(self) -> None:
-        while not self._stop.is_set():
+        while not self.roster.stopping.is_set():
             try:
                 self.look()
             except Exception:  # the watcher must outlive whatever a store can hold
                 log.exception("store.unreadable", store=str(self.settings.store))
-            self.first_look.set()
+            self.roster.first_look.set()
             self._wake.wait(self.settings.watch_s)
 
     def look(self) -> None:
@@ -217,13 +131,13 @@ class Fleet:
         self._note_problem(entry, "")
         entry.channels = channels
         for version in entry.wanted():
-            if version not in entry.lanes and not self._stop.is_set():
+            if version not in entry.lanes and not self.roster.stopping.is_set():
                 self._try(entry, version)
         if channels.champion in entry.lanes and entry.champion != channels.champion:
             log.info("champion.changed", model=entry.name, version=channels.champion, before=entry.champion)
             entry.champion = channels.champion
-        if self.batcher:
-            entry.cast_shadow(self.batcher, self.metrics.shadowed)
+        if self.accelerator.batcher:
+            entry.cast_shadow(self.accelerator.batcher, self.metrics.shadowed)
         self.on_change()  # before the old version goes: who answers must be known by then
         self._retire(entry)
         self.on_change()
@@ -241,7 +155,7 @@ class Fleet:
         try:
             bundle = self.store.open(entry.name, version)
             self.store.check_files(bundle)
-            lane, note = self._load(bundle)
+            lane, note = self.accelerator.load(bundle)
         except (ClearsightError, OSError, MemoryError) as error:
             self._note_failure(entry, version, _reason(error), failure)
             return
@@ -252,45 +166,6 @@ class Fleet:
             entry.notes[version] = note
         self._serve(entry, version, lane)
 
-    def _load(self, bundle: Bundle) -> tuple[Lane, str]:
-        started = time.monotonic()
-        device, threads = self._decide(bundle)
-        lane, note = load_lane(bundle, device, threads, self.settings)
-        give_memory_back()
-        served, plan = lane.served, lane.plan
-        self.metrics.loaded(served, time.monotonic() - started)
-        log.info(
-            "model.loaded",
-            model=served.name,
-            version=served.version,
-            variant=served.variant,
-            provider=served.provider,
-            cap=plan.cap,
-            runners=plan.runners,
-            threads=plan.threads,
-            lone_ms=round(plan.lone_s * 1000, 3),
-            seconds=round(time.monotonic() - started, 3),
-        )
-        return lane, note
-
-    def _decide(self, bundle: Bundle) -> tuple[Device, Threading]:
-        """Judge the device and start the runners, with the first model that is loaded."""
-        if self.device is not None and self._threading is not None:
-            return self.device, self._threading
-        try:
-            device, note = choose_device(self.settings, read_graph(bundle, bundle.manifest.variants["fp32"].file))
-        except DeviceUnavailable as error:
-            self.fatal = error
-            raise
-        if note:
-            log.warning("device.fallback", reason=note)
-        self._threading = decide_threading(self.settings, device)
-        self._device_note = note
-        self.device = device
-        self.batcher = Batcher(self._threading.runners, self.settings.queue_images, self.metrics.batch)
-        self.batcher.start()
-        return device, self._threading
-
     def _note_failure(self, entry: Entry, version: int, reason: str, before: Failure | None) -> None:
         attempts = before.attempts + 1 if before else 1
         delay_s = min(_RETRY_MOST_S, self.settings.watch_s * 2**attempts)
@@ -299,8 +174,7 @@ class Fleet:
         log.error("model.refused", model=entry.name, version=version, reason=reason, retry_in_s=round(delay_s, 1))
 
     def _serve(self, entry: Entry, version: int, lane: Lane) -> None:
-        assert self.batcher is not None
-        self.batcher.open(lane)
+        self.accelerator.open(lane)
         self.lanes = {**self.lanes, lane.served: lane}
         entry.lanes = {**entry.lanes, version: lane}
 
@@ -322,15 +196,9 @@ class Fleet:
             entry.failures.pop(version, None)
 
     def _close(self, lane: Lane) -> None:
-        assert self.batcher is not None
-        self._stop.wait(_GRACE_S)
-        finished = self.batcher.close(lane, self.settings.drain_s)
+        self.roster.stopping.wait(_GRACE_S)
+        self.accelerator.close(lane)
         self.lanes = {served: kept for served, kept in self.lanes.items() if kept is not lane}
-        served = lane.served
-        self.metrics.unloaded(served)
-        log.info("model.unloaded", model=served.name, version=served.version, finished=finished)
-        lane.network.session = lane.network.wide = None
-        give_memory_back()
 
 
 def _reason(error: BaseException) -> str:

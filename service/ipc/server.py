@@ -82,7 +82,7 @@ class Server:
                 else:
                     self._clear_wake()
             self._send(router)
-            catalog = (self.engine.fleet.champions()[0], set(self.engine.fleet.lanes))
+            catalog = (self.engine.fleet.roster.champions()[0], set(self.engine.fleet.lanes))
             if time.monotonic() >= next_news or catalog != self._told:
                 news.send(self._edition().encode())
                 self._told = catalog
@@ -259,8 +259,8 @@ class Server:
         What answers is read before the lanes: a lane is there before it is named, and for a while after.
         """
         statuses = self.engine.models()
-        champions, absent = self.engine.fleet.champions()
-        canaries = self.engine.fleet.canaries()
+        champions, absent = self.engine.fleet.roster.champions()
+        canaries = self.engine.fleet.roster.canaries()
         lanes = self.engine.fleet.lanes
         for served in lanes:
             if served not in self._numbers:
