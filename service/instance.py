@@ -12,7 +12,6 @@ ENVIRONMENT = "CLEARSIGHT_INSTANCE"
 _FOLDER = "clearsight-"
 _PARENT = "parent.json"
 _DRAINING = "draining"
-_STARTS = "engine-starts"
 
 
 class Instance:
@@ -33,20 +32,6 @@ class Instance:
         """Return the folder that the parent made; None in a process without one."""
         folder = os.environ.get(ENVIRONMENT)
         return cls(Path(folder)) if folder else None
-
-    @property
-    def engine_starts(self) -> int:
-        """How often the parent has started the engine."""
-        try:
-            return int((self.folder / _STARTS).read_text())
-        except (OSError, ValueError):
-            return 0
-
-    def count_engine_start(self) -> int:
-        """Note one more start and return how many there were."""
-        starts = self.engine_starts + 1
-        (self.folder / _STARTS).write_text(str(starts))
-        return starts
 
     @property
     def engine_address(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -62,10 +63,11 @@ class Keeper:
 
     def _run(self) -> None:
         attempt = 0
-        while not self._stopping.is_set():
+        for number in itertools.count(1):
+            if self._stopping.is_set():
+                return
             began = time.monotonic()
-            number = self._instance.count_engine_start()
-            self._child = child = start_child([sys.executable, "-m", "service.engine"])
+            self._child = child = start_child([sys.executable, "-m", "service.engine", str(number)])
             log.info("engine.started", pid=child.pid, start=number)
             self._watch(child)
             code = child.wait()

@@ -157,6 +157,16 @@ class Metrics:
             self._flush_requests(_drain(self._requests))
             self._flush_batches(_drain(self._batches))
 
+    def answered(self) -> dict[str, dict[str, int]]:
+        """Return how many requests were answered, by route and status: what `clearsight_requests_total` holds."""
+        self.flush()
+        found: dict[str, dict[str, int]] = {}
+        for family in self.requests.collect():
+            for sample in family.samples:
+                route, status = sample.labels["route"], sample.labels["status"]
+                found.setdefault(route, {})[status] = int(sample.value)
+        return found
+
     # Between processes
 
     def take(self) -> dict[str, Any] | None:

@@ -106,7 +106,10 @@ class Parent:
         """Readiness falls, load balancers see it, gunicorn finishes, the engine finishes."""
         pause_s = 0.0 if instance.draining() else self.settings.drain_pause_s
         log.info("drain.begun", pause_s=pause_s)
-        instance.begin_draining()
+        try:
+            instance.begin_draining()
+        except OSError as error:  # a full disk must not keep the service from ending in order
+            log.warning("drain.unmarked", reason=error.strerror)
         threading.Event().wait(pause_s)
         self._draining = True
         gunicorn = self._gunicorn

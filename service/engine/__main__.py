@@ -1,4 +1,4 @@
-"""The engine's process: `python -m service.engine`, started by the parent."""
+"""The engine's process: `python -m service.engine NUMBER`, the parent's NUMBERth start of it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def main() -> int:
     settings = read_settings()
     configure_logs(settings)
     instance = Instance.inherited()
-    if instance is None:
+    if instance is None or len(sys.argv) != 2:
         sys.stderr.write("clearsight: the engine is started by `python -m service serve`\n")
         return 2
     use_one_heap()
     metrics = Metrics()
-    metrics.engine_starts.inc(instance.engine_starts)
+    metrics.engine_starts.inc(int(sys.argv[1]))
     engine = Engine(settings, metrics)
     server = Server(engine, instance)
 
@@ -40,6 +40,7 @@ def main() -> int:
     threading.Thread(target=_watch_device, args=(engine, server), daemon=True).start()
     server.run(settings.drain_s)
     engine.stop()
+    engine.sum_up()
     return EXIT_DEVICE if engine.fleet.accelerator.fatal else 0
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from service.checks import check_request
 from service.engine.batcher import Batcher
@@ -21,6 +23,8 @@ from service.errors import DeadlineExceeded, EngineUnavailable, ModelRetired
 from service.metrics import Metrics
 from service.port import PROBABILITIES, Answer, EngineState, ModelStatus, Rows, ServedModel
 from service.settings import Settings
+
+log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.engine"))
 
 
 class Engine:
@@ -46,6 +50,10 @@ class Engine:
     def stop(self) -> None:
         """Refuse new work, finish what runs, and give everything back."""
         self.fleet.stop()
+
+    def sum_up(self) -> None:
+        """Write what was answered, by route and status, to the log: nobody can ask a process that has ended."""
+        log.info("engine.stopped", answered=self.metrics.answered())
 
     def resolve(self, model: str | None, version: int | None) -> ServedModel:
         """See `EnginePort.resolve`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import shutil
@@ -87,19 +88,41 @@ def test_versions_change_under_load_without_a_failed_or_wrong_answer(running: tu
     wait_for(lambda: started.counted() - counted == traffic.report.answered, 10, "as many counted as answered")
 
 
-def test_loading_writes_nothing_so_a_full_disk_does_not_stop_it(running: tuple[Running, Path]) -> None:
+def test_a_full_disk_stops_neither_a_new_version_nor_a_new_engine(running: tuple[Running, Path]) -> None:
+    """Nothing that loads, or that replaces a dead process, writes a file; every answer meanwhile is right."""
     started, root = running
+    force_champion(root, 1)
+    for left_over in Store(root).versions("colors")[1:]:
+        shutil.rmtree(root / "colors" / str(left_over))
     version = publish_colors(root, champion=False, gain=5.0).manifest.version
-    for member in started.family():
-        resource.prlimit(member.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-    try:
+    counted = started.settled()
+    with Traffic(started.port, make_samples(root, count=200), clients=4) as traffic, full_disk(started):
+        traffic.after(50)
         force_champion(root, version)
-        wait_for(
-            lambda: f'"version": "{version}", "state": "ready"' in started.get("/models")[1], 20, "the new version"
-        )
+        traffic.until(lambda: traffic.report.versions[str(version)] > 100)
+    assert traffic.report.wrong == []
+    assert dict(traffic.report.statuses) == {"200": traffic.good()}
+    wait_for(lambda: started.counted() - counted == traffic.report.answered, 10, "as many counted as answered")
+    if engines := started.children("service.engine"):
+        with full_disk(started):
+            engines[0].kill()
+            wait_for(lambda: started.metric("clearsight_engine_starts_total") == 2, 30, "the next engine")
+            wait_for(started.ready, 30, "readiness")
+
+
+@contextlib.contextmanager
+def full_disk(running: Running) -> Iterator[None]:
+    """Let no process of a service write to any file, its log included; what it starts meanwhile inherits that."""
+    _limit_files(running, 0)
+    try:
+        yield
     finally:
-        for member in started.family():
-            resource.prlimit(member.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        _limit_files(running, resource.RLIM_INFINITY)
+
+
+def _limit_files(running: Running, size: int) -> None:
+    for member in running.family():
+        resource.prlimit(member.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
 def corrupt(path: Path) -> None:
