@@ -43,7 +43,7 @@ test-containers: $(VENV)/.dev ## build the images and run them together (needs d
 	$(PY) -m pytest -m containers tests/containers
 
 faults: $(VENV)/.dev ## kill, stop, flood and starve a running service, three times over
-	for turn in 1 2 3; do $(PY) -m pytest -q tests/e2e || exit 1; done
+	for turn in 1 2 3; do FAULTS=tight $(PY) -m pytest -q tests/e2e || exit 1; done
 	$(PY) -m tests.e2e.overload 60
 
 soak: $(VENV)/.dev ## ten minutes of traffic; fails when memory or file descriptors grow (MINUTES=10)

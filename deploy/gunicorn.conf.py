@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from service.children import die_with_parent
@@ -57,10 +58,24 @@ def post_fork(server, worker):
     """Let the worker finish its requests when its master dies, and know whether it replaces another worker."""
     die_with_parent(signal.SIGTERM)
     if worker.age > settings.workers:
-        worker.cfg.set("wsgi_app", "service.wsgi:build(replaces=True)")
+        worker.app.app_uri = "service.wsgi:build(replaces=True)"
+        threading.Thread(target=_vouch, args=(worker,), daemon=True).start()
+
+
+def _vouch(worker):
+    """Tell the master that the worker lives while it loads its models, which may take longer than `timeout`."""
+    pause = threading.Event()
+    while not worker.booted:
+        worker.tmp.notify()
+        pause.wait(1.0)
 
 
 def worker_exit(server, worker):
-    """Bring the engine's process what this worker counted last."""
-    if not settings.embedded and getattr(worker, "wsgi", None) is not None:
-        worker.wsgi.extensions["clearsight"].engine.link.bring()
+    """Bring the engine's process what this worker counted last; an engine in the worker writes its own totals."""
+    if getattr(worker, "wsgi", None) is None:
+        return
+    engine = worker.wsgi.extensions["clearsight"].engine
+    if settings.embedded:
+        engine.sum_up()
+    else:
+        engine.link.bring()

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -131,6 +131,16 @@ class Running:
         lines = self.get("/metrics")[1].splitlines()
         name = 'clearsight_requests_total{route="/predict"'
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """Return the lines of the log about an event, oldest first."""
+        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == event]
+
+    def told(self) -> int:
+        """Return how many answers to predictions ended engines counted, as the last lines that they wrote say."""
+        totals = [line["answered"].get("/predict", {}) for line in self.logged("engine.stopped")]
+        return sum(sum(statuses.values()) for statuses in totals)
 
     def settled(self) -> float:
         """Return that count once no worker has anything left to bring."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.e2e.bounds import TIGHT
 from tests.e2e.openloop import offer
 from tests.e2e.running import ROOT, Running, service
 from tests.e2e.traffic import Sample, Traffic
@@ -62,14 +63,19 @@ def running(colors: tuple[Path, list[Sample]], tmp_path_factory: pytest.TempPath
 
 
 def test_slow_clients_cost_the_others_little(running: Running, samples: list[Sample]) -> None:
-    with Traffic(running.port, samples, clients=4) as quiet:
-        quiet.after(400)
-    with SlowClients(running.port, 2 * THREADS), Traffic(running.port, samples, clients=4) as beside:
-        beside.after(400)
-        assert running.get("/livez", timeout_s=1)[0] == 200
-    assert beside.report.wrong == []
-    assert dict(beside.report.statuses) == {"200": beside.good()}
-    assert beside.report.p99() <= 2 * quiet.report.p99() + 0.02, "0.02 s: what a busy test machine adds by itself"
+    """The 99th percentile at most doubles: here with 0.02 s for a busy machine, under `make faults` without."""
+    quiet_s, beside_s = [], []
+    for _ in range(5 if TIGHT else 1):
+        with Traffic(running.port, samples, clients=4) as quiet:
+            quiet.after(400)
+        with SlowClients(running.port, 2 * THREADS), Traffic(running.port, samples, clients=4) as beside:
+            beside.after(400)
+            assert running.get("/livez", timeout_s=1)[0] == 200
+        assert beside.report.wrong == []
+        assert dict(beside.report.statuses) == {"200": beside.good()}
+        quiet_s.append(quiet.report.p99())
+        beside_s.append(beside.report.p99())
+    assert np.median(beside_s) <= 2 * np.median(quiet_s) + (0.0 if TIGHT else 0.02), f"{quiet_s} {beside_s}"
 
 
 def test_a_request_that_does_not_arrive_in_time_is_told_so(running: Running) -> None:
@@ -145,6 +151,7 @@ def test_four_times_the_capacity_is_refused_quickly_and_the_rest_is_served_in_ti
         peak = offer(running.port, samples, rate=95, seconds=3)
         load = offer(running.port, samples, rate=400, seconds=6)
         assert running.get("/livez", timeout_s=2)[0] == 200
+        assert running.settled() == peak.statuses.total() + load.statuses.total(), "also the refusals are counted"
     assert set(load.statuses) <= {200, 503}
     assert load.wrong == []
     assert load.unanswered == 0

@@ -68,11 +68,17 @@ class Report:
     seconds: list[float] = field(default_factory=list)
     """Latencies of answers with status 200."""
     longest_s: float = 0.0
+    trail: list[tuple[int, float, float]] = field(default_factory=list)
+    """Of each answer: the port of the client's connection, when that was opened, when it came (monotonic seconds)."""
 
     @property
     def answered(self) -> int:
         """Answers of any status."""
         return sum(count for status, count in self.statuses.items() if status.isdecimal())
+
+    def answered_on_connections_since(self, moment: float) -> int:
+        """Count the answers on connections that were opened after a moment."""
+        return sum(1 for _, opened_at, _ in self.trail if opened_at >= moment)
 
     def p99(self) -> float:
         """99th percentile of the latency of good answers, in seconds."""
@@ -85,6 +91,7 @@ class Traffic:
     def __init__(self, port: int, samples: list[Sample], clients: int = 16) -> None:
         self.port = port
         self.samples = samples
+        self.clients = clients
         self.report = Report()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -122,15 +129,20 @@ class Traffic:
 
     def _run(self, index: int, step: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        at = index
+        at, opened_at = index, 0.0
         while not self._stop.is_set():
             sample = self.samples[at % len(self.samples)]
             at += step
             began = time.monotonic()
             try:
+                if connection.sock is None:
+                    opened_at = time.monotonic()
+                    connection.connect()
+                port = connection.sock.getsockname()[1]
                 connection.request("POST", "/predict", sample.data, {"Content-Type": "image/png"})
                 answer = connection.getresponse()
                 self._note(sample, answer.status, answer.read(), time.monotonic() - began)
+                self.report.trail.append((port, opened_at, time.monotonic()))
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 with self._lock:
