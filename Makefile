@@ -5,6 +5,7 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 MODEL  ?= digits
 RECIPE ?= training/recipes/digits.toml
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo podman-compose)
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test faults soak lint format train export retrain bench up fuzz audit test-containers lock clean
@@ -60,8 +61,8 @@ fuzz: $(VENV)/.dev ## fuzz decoding, the V2 parser and the whole API, FUZZ_FACTO
 audit: $(VENV)/.dev ## look for known vulnerabilities in the pinned dependencies (asks pypi.org, or OSV=<address>)
 	$(PY) .ci/audit.py constraints.txt $(if $(OSV),--osv $(OSV))
 
-up: ## docker compose up: the service and Prometheus
-	docker compose up --build
+up: ## the service and Prometheus in containers (docker compose, else podman-compose)
+	$(COMPOSE) up --build
 
 lock: $(VENV)/.dev ## compile constraints.txt anew
 	$(PY) -m piptools compile --quiet --upgrade --all-extras --strip-extras --no-emit-index-url --no-emit-trusted-host \
