@@ -57,7 +57,7 @@ def when_ready(server):
 def post_fork(server, worker):
     """Let the worker finish its requests when its master dies, and know whether it replaces another worker."""
     die_with_parent(signal.SIGTERM)
-    if worker.age > settings.workers:
+    if worker.age > settings.workers or "CLEARSIGHT_REPLACES" in os.environ:
         worker.app.app_uri = "service.wsgi:build(replaces=True)"
         threading.Thread(target=_vouch, args=(worker,), daemon=True).start()
 

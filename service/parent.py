@@ -29,6 +29,8 @@ log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("cle
 GUNICORN_CONFIGURATION = Path(__file__).resolve().parent.parent / "deploy" / "gunicorn.conf.py"
 SOCKET = "CLEARSIGHT_SOCKET"
 """How the parent tells gunicorn the number of the listening socket; not a setting."""
+REPLACES = "CLEARSIGHT_REPLACES"
+"""How the parent tells a gunicorn that it replaces one that died; not a setting."""
 _MOST_FAILURES = 5
 _STEADY_S = 10.0
 """gunicorn is restarted when it dies; this many deaths within this many seconds of life each end the service."""
@@ -98,6 +100,7 @@ class Parent:
                 return
             failures = 0 if time.monotonic() - began > _STEADY_S else failures + 1
             log.error("gunicorn.ended", code=code, failures=failures)
+            os.environ[REPLACES] = "1"
             if failures >= _MOST_FAILURES:
                 self._events.put(("give up", 1))
                 return

@@ -19,14 +19,15 @@ from service.settings import Settings, read_settings
 log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.worker"))
 
 _FIRST_NEWS_S = 5.0
-_FIRST_LOOK_S = 120.0
+_FIRST_LOOK_S = 15.0
+"""Liveness probes wait as long as connections do, and give up after about half a minute."""
 _EXIT_HUNG = 70
 
 
 def build(replaces: bool = False) -> Flask:
     """Start this worker's engine, or its link to the engine's process, and return the application around it.
 
-    A worker that replaces another one takes no connection before it can answer: they wait in the backlog.
+    A worker that replaces another one takes no connection before it can answer, for a while: they wait in the backlog.
     """
     settings = read_settings()
     configure_logs(settings)

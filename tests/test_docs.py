@@ -71,7 +71,7 @@ def documented_endpoints() -> set[str]:
     return found
 
 
-INTERNAL = {"CLEARSIGHT_SOCKET", "CLEARSIGHT_INSTANCE"}
+INTERNAL = {"CLEARSIGHT_SOCKET", "CLEARSIGHT_INSTANCE", "CLEARSIGHT_REPLACES"}
 """How the processes of one service find each other: set by the parent, never by a user."""
 
 

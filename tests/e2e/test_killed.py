@@ -217,7 +217,7 @@ def test_an_embedded_engine_comes_back_with_its_worker(store: Path, samples: lis
 def test_sighup_in_one_worker_ends_one_engine_and_starts_another(
     store: Path, samples: list[Sample], tmp_path: Path
 ) -> None:
-    """The new worker accepts when its models are loaded, however long that takes: connections wait meanwhile.
+    """The new worker accepts when its models are loaded, and is not taken for a hung one: connections wait meanwhile.
 
     The old engine writes its totals, the new one counts from zero, and together they counted every answer.
     """
@@ -238,3 +238,19 @@ def test_sighup_in_one_worker_ends_one_engine_and_starts_another(
         check_all_counted(running.told() + running.settled(), traffic.report)
         assert running.stop() == 0
         check_all_counted(running.told(), traffic.report)
+
+
+def test_a_killed_gunicorn_master_of_one_worker_is_replaced_by_one_that_can_answer(
+    store: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    with service(store, tmp_path, workers=1) as running:
+        orphan, master = running.workers[0], running.master
+        with Traffic(running.port, samples) as traffic:
+            traffic.after(200)
+            master.kill()
+            wait_for(lambda: not orphan.is_running() and running.ready(), 40, "the next worker")
+            traffic.after(200)
+        assert traffic.report.wrong == []
+        assert set(traffic.report.statuses) <= {"200", "RemoteDisconnected", "ConnectionResetError"}
+        check_all_counted(running.told() + running.settled(), traffic.report)
+        assert running.stop() == 0
