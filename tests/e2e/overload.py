@@ -89,8 +89,12 @@ def overload(case: str, seconds: float) -> list[str]:
             samples = make_samples(store) if extra else photographs(running)
             capacity = json.loads(running.get("/batching")[1])["capacity_images_per_second"]
             peak = offer(running.port, samples, 1.5 * capacity, 10, 24, judge)
+            before = running.settled()
             load = offer(running.port, samples, 4 * peak.goodput, seconds, judge=judge)
+            counted = running.settled() - before
     faults = judge_load(peak, load)
+    if counted != load.statuses.total():
+        faults.append(f"{counted:.0f} answers counted of {load.statuses.total()}")
     print(  # noqa: T201
         f"{case}: peak {peak.goodput:.1f}/s; offered {4 * peak.goodput:.0f}/s for {seconds:.0f} s: "
         f"{load.goodput:.1f}/s ({load.goodput / peak.goodput:.2f} of the peak), p50 {load.quantile(0.5):.3f} s, "
