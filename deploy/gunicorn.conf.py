@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 
 from service.children import die_with_parent
@@ -59,15 +58,6 @@ def post_fork(server, worker):
     die_with_parent(signal.SIGTERM)
     if worker.age > settings.workers or "CLEARSIGHT_REPLACES" in os.environ:
         worker.app.app_uri = "service.wsgi:build(replaces=True)"
-        threading.Thread(target=_vouch, args=(worker,), daemon=True).start()
-
-
-def _vouch(worker):
-    """Tell the master that the worker lives while it loads its models, which may take longer than `timeout`."""
-    pause = threading.Event()
-    while not worker.booted:
-        worker.tmp.notify()
-        pause.wait(1.0)
 
 
 def worker_exit(server, worker):
