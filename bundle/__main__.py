@@ -24,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:
         sys.stderr.close()
+    except OSError as error:
+        print(f"system.refused: {error.strerror}: {error.filename or options.store}", file=sys.stderr)
+        return 1
     return 0
 
 

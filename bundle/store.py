@@ -191,9 +191,12 @@ class Store:
                     self.open(name, version)
             folder = self.root / name
             temporary = folder / f".{CHANNELS_FILE}.{uuid.uuid4().hex}"
-            temporary.write_text(channels.model_dump_json(indent=1) + "\n")
-            _fsync(temporary)
-            temporary.replace(folder / CHANNELS_FILE)
+            try:
+                temporary.write_text(channels.model_dump_json(indent=1) + "\n")
+                _fsync(temporary)
+                temporary.replace(folder / CHANNELS_FILE)
+            finally:
+                temporary.unlink(missing_ok=True)  # left only where the disk was full
             _fsync(folder)
         return channels
 

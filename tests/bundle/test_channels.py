@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -71,6 +74,17 @@ def test_a_damaged_version_is_not_promoted(store, capsys):
     assert main(["--store", str(store.root), "promote", "colors/2"]) == 1
     assert "model.onnx is 0 bytes" in capsys.readouterr().err
     assert store.channels("colors").champion == 1
+
+
+def test_on_a_full_disk_nothing_changes_and_one_sentence_says_so(store):
+    files = sorted((store.root / "colors").iterdir())
+    full = ["bash", "-c", 'ulimit -f 0 && exec "$@"', "-"]
+    command = [sys.executable, "-m", "bundle", "--store", str(store.root), "promote", "colors/2"]
+    done = subprocess.run([*full, *command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"system\.refused: File too large: .*\n", done.stderr)
+    assert store.channels("colors").champion == 1
+    assert sorted((store.root / "colors").iterdir()) == files
 
 
 def test_readers_see_whole_versions_and_a_champion_while_it_changes(store):
