@@ -48,7 +48,7 @@ def test_a_killed_engine_is_replaced_and_nothing_wrong_is_answered(running: Runn
         killed_at = time.monotonic()
         before.kill()
         loss = Loss(scraped, traffic.report.answered)
-        traffic.until(lambda: running.metric(STARTS) == starts + 1 and running.ready())
+        traffic.until(lambda: running.ready() and running.metric(STARTS) == starts + 1)
         recovered_s = time.monotonic() - killed_at
         traffic.after(300)
     assert running.engine.pid != before.pid
@@ -112,7 +112,7 @@ def test_a_stopped_engine_is_noticed_and_replaced(running: Running, samples: lis
         loss = Loss(scraped, traffic.report.answered)
         wait_for(lambda: not psutil.pid_exists(stopped.pid) or stopped.status() == "zombie", 12, "its end")
         assert time.monotonic() - stopped_at < 10
-        traffic.until(lambda: running.metric(STARTS) == starts + 1 and running.ready())
+        traffic.until(lambda: running.ready() and running.metric(STARTS) == starts + 1)
         assert time.monotonic() - stopped_at < 10 + cold_load_s(running) + SLACK_S
         traffic.after(200)
     loss.check(running, traffic)
