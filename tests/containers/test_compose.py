@@ -97,7 +97,7 @@ def test_a_stop_ends_the_service_by_itself(stack: Stack) -> None:
     """The signal reaches the service, which drains and ends with 0, long before it would be killed (137)."""
     began = time.monotonic()
     stack.run("stop", "service")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 30
     assert stack.inspect("service", "{{.State.ExitCode}}") == "0"
     stack.run("start", "service")
     eventually(lambda: stack.readiness() == 200, 120)
