@@ -13,8 +13,10 @@ from bundle.preprocess import Prepared, preprocess
 from flask import request
 
 from service.context import Context
+from service.cost import is_quick
 from service.errors import ModelRetired, Overloaded
 from service.intake import deadline_of, departure_of, integer_of
+from service.loop import aside
 from service.parts import infer_parts
 from service.port import PROBABILITIES, Answer, Rows, ServedModel
 from service.problems import note_fault
@@ -121,7 +123,10 @@ def prepare(ctx: Context, served: ServedModel, data: bytes, alone: bool) -> Prep
     """Preprocess one image; a bad one is returned as its error, or raised when it is the only one."""
     manifest = served.manifest
     try:
-        prepared = preprocess(data, manifest.preprocessing, ctx.limits)
+        if is_quick(data):
+            prepared = preprocess(data, manifest.preprocessing, ctx.limits)
+        else:
+            prepared = aside(preprocess, data, manifest.preprocessing, ctx.limits)
         if manifest.preprocessing.resize == "none" and prepared.pixels.shape[:2] != (manifest.height, manifest.width):
             raise ImageSizeMismatch(
                 f"The image is {prepared.info.width}x{prepared.info.height}; this model takes"

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from typing import Any
+
+from service.loop import current
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 _EXPECTS = re.compile(rb"\r\nexpect:[ \t]*100-continue", re.IGNORECASE)
 _LARGEST_HEAD = 64 * 2**10
 _CHUNKED_END = b"0\r\n\r\n"
+SEND_S = 20.0
+"""How long a client may take to read its answer."""
 
 
 class Connection:
     """A socket and the bytes that were read from it and not yet parsed. gunicorn's parser has the last word on them."""
 
     __slots__ = (
-        "client", "complete", "deadline", "expects", "head", "length", "need", "parser", "received", "refused",
+        "busy", "client", "complete", "deadline", "expects", "head", "length", "need", "parser", "received", "refused",
         "registered", "server", "sock",
     )  # fmt: skip
 
@@ -33,6 +38,8 @@ class Connection:
 
     def forget(self) -> None:
         """Start with the next request."""
+        self.busy = False
+        """Whether the request is being answered beside others; its bytes are not read from then on."""
         self.received = bytearray()
         self.head = 0
         self.length = 0
@@ -71,6 +78,26 @@ class Connection:
         self.need = self.head + self.length
         return True
 
+    def send(self, data: bytes) -> None:
+        """Send an answer; beside other requests, what a slow client does not take at once is left to a thread."""
+        loop = current()
+        if loop is None:
+            self.sock.sendall(data)
+            return
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            loop.offload(self._send_patiently, data[sent:])
+
+    def _send_patiently(self, data: bytes) -> None:
+        self.sock.settimeout(SEND_S)
+        try:
+            self.sock.sendall(data)
+        finally:
+            self.sock.setblocking(False)
+
     @property
     def missing(self) -> int:
         """Bytes worth asking the socket for."""
@@ -80,3 +107,11 @@ class Connection:
     def idle(self) -> bool:
         """Whether nothing of a next request has arrived."""
         return not self.received
+
+
+def late() -> bytes:
+    """Return the answer to a client that takes too long to send its request."""
+    fields = {"type": "about:blank", "title": "Request Timeout", "status": 408, "code": "request.timeout"}
+    body = json.dumps({**fields, "detail": "The request did not arrive in time."}).encode()
+    head = f"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + b"Content-Type: application/problem+json\r\n\r\n" + body

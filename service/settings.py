@@ -6,17 +6,21 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from service.access import parse_keys
+from service.quota import available_cores
 
 PREFIX = "CLEARSIGHT_"
 EXIT_SETTINGS = 2
 """Exit code of a start that a bad setting stopped."""
 EXIT_DEVICE = 3
 """Exit code of a start that `cuda!` stopped."""
+
+_MOST_WORKERS = 8
+"""Where nothing is said: so many workers carry several thousand requests a second, and each takes memory."""
 
 Bytes = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0.0, le=86_400.0)]
@@ -42,8 +46,10 @@ class Settings(BaseSettings):
         0.01, description="top-1 that `variant=auto` may give up against fp32, as a share"
     )
 
-    workers: Annotated[int, Field(ge=1, le=256)] = Field(
-        1, description="gunicorn workers; with 1 the engine runs inside it, with more in a process of its own"
+    workers: Annotated[int, Field(ge=0, le=256, validate_default=True)] = Field(
+        0,
+        description="gunicorn workers; 0 is one for each core, at most 8; with 1 the engine runs inside it, with more"
+        " in a process of its own",
     )
     threads: Annotated[int, Field(ge=4, le=512)] = Field(48, description="threads per worker")
     reserved_threads: Annotated[int, Field(ge=1, le=64)] = Field(
@@ -88,6 +94,10 @@ class Settings(BaseSettings):
     )
 
     watch_s: Annotated[float, Field(gt=0)] = Field(1.0, description="seconds between two looks at the store")
+    scheduling: Literal["batch", "normal"] = Field(
+        "batch",
+        description="Linux scheduling of all processes; with batch, what wakes up does not interrupt what computes",
+    )
     hang_s: Annotated[float, Field(ge=1.0)] = Field(
         6.0, description="seconds without a sign of life after which the engine is replaced"
     )
@@ -121,6 +131,11 @@ class Settings(BaseSettings):
     access_log: Literal["all", "errors", "none"] = Field(
         "errors", description="which answers are logged, one line each"
     )
+
+    @field_validator("workers")
+    @classmethod
+    def _counted(cls, workers: int) -> int:
+        return workers or min(available_cores(), _MOST_WORKERS)
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

@@ -13,10 +13,10 @@ from bundle.store import Bundle, Store
 from service.engine.devices import Device, choose_device
 from service.engine.loading import Threading, prepare
 from service.engine.network import Network
-from service.engine.quota import available_cores
 from service.engine.tuning import machine
 from service.engine.variants import rank_variants
 from service.port import PROBABILITIES
+from service.quota import available_cores
 from service.settings import Settings
 
 _ROUND_S = 1.5

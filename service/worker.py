@@ -1,20 +1,22 @@
 """The gunicorn worker: gthread, with whole requests handed to its threads.
 
 gthread gives a thread to every client that has sent its first byte, so a few slow ones take all threads. Here the main
-loop reads requests, head and body, and a thread sees one when it is complete or to be refused. A thread that has
-answered waits a few milliseconds for its connection's next request, which spares two hand-overs per request.
+loop reads requests, head and body, and runs those for inference itself, beside one another: each steps aside while its
+batch runs. The others, and with TLS all of them, are given to a thread when they are complete or to be refused.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 import queue
+import re
 import selectors
 import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,16 +25,18 @@ from gunicorn.http.errors import NoMoreData
 from gunicorn.sock import ssl_context
 from gunicorn.workers.gthread import ThreadWorker
 
-from service.connection import Connection
+from service.connection import SEND_S, Connection, late
 from service.context import Collaborators
 from service.environ import environ_of
 from service.http1 import PeerParser, Reply, Snapshot
+from service.loop import LOOK_S, Loop
 
 _LINGER_S = 0.004
-_SEND_S = 20.0
 _STOPPING_S = 0.5
 """A stopping worker keeps idle connections this long, for a request that is on its way."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_INFERENCE = re.compile(rb"POST /(predict[ ?]|predictions/|v1/models/|v2/models/)")
+_NOTIFY_S = 0.5
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -42,7 +46,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Start the threads, then what gthread starts."""
         self._waiting: set[Connection] = set()
         self._buffered = 0
-        self._ready: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[Connection | Callable[[], None] | None] = queue.SimpleQueue()
+        self._loop: Loop | None = None
+        self._look_at = self._notify_at = 0.0
         self._snapshot = Snapshot(self.cfg)
         self._shared: Collaborators | None = None
         self._tls: ssl.SSLContext | None = ssl_context(self.cfg) if self.cfg.is_ssl else None
@@ -52,6 +58,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Load the application and remember its collaborators."""
         super().load_wsgi()
         self._shared = self.wsgi.extensions["clearsight"]
+        if not self._tls:
+            self._loop = Loop(self.poller, self._ready.put, self.method_queue.defer)
 
     def get_thread_pool(self) -> Any:
         """Start threads that take whole requests; the object that gthread wants to shut down is the worker itself."""
@@ -99,13 +107,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _await_request(self, conn: Connection, within_s: float) -> None:
         """Let the main loop read the next request of a connection."""
-        conn.deadline = time.monotonic() + (within_s if self.alive else min(within_s, _STOPPING_S))
         conn.sock.setblocking(False)
         self._waiting.add(conn)
+        self._allow(conn, within_s)
         self._read(conn, conn.sock)
 
+    def _allow(self, conn: Connection, within_s: float) -> None:
+        conn.deadline = time.monotonic() + (within_s if self.alive else min(within_s, _STOPPING_S))
+
     def _read(self, conn: Connection, sock: Any) -> None:
-        was_idle = conn.idle
+        if conn.busy:  # the client sends its next request before it has its answer: that is read later
+            self._unregister(conn)
+            return
         try:
             data = sock.recv(conn.missing)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
@@ -116,7 +129,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if not data:
             self._discard(conn)
             return
-        if was_idle:
+        self._take(conn, data)
+
+    def _take(self, conn: Connection, data: bytes) -> None:
+        """Add what was read, and hand the request on once it is complete or to be refused."""
+        if conn.idle:
             conn.deadline = time.monotonic() + self._shared_settings().read_timeout_s
         self._buffered += len(data)
         if conn.feed(data) or self._refuses(conn):
@@ -125,7 +142,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if conn.expects:
             conn.expects = False
             with contextlib.suppress(OSError):
-                sock.send(_CONTINUE)
+                conn.sock.send(_CONTINUE)
         self._register(conn)
 
     def _refuses(self, conn: Connection) -> bool:
@@ -145,18 +162,25 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             conn.registered = True
 
     def _unregister(self, conn: Connection) -> None:
-        self._waiting.discard(conn)
         if conn.registered:
             self.poller.unregister(conn.sock)
             conn.registered = False
 
     def _dispatch(self, conn: Connection) -> None:
-        self._unregister(conn)
         self._buffered -= len(conn.received)
+        if self._loop and conn.complete and _INFERENCE.match(conn.received):
+            conn.busy = True
+            conn.deadline = math.inf
+            self._register(conn)
+            self._loop.run(self._serve_beside, conn)
+            return
+        self._unregister(conn)
+        self._waiting.discard(conn)
         self._ready.put(conn)
 
     def _discard(self, conn: Connection) -> None:
         self._unregister(conn)
+        self._waiting.discard(conn)
         self._buffered -= len(conn.received)
         self._close(conn)
 
@@ -175,9 +199,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Give up connections whose time is over; one that has begun a request is told so."""
         now = time.monotonic()
         for conn in [c for c in self._waiting if force or c.deadline <= now]:
-            if not conn.idle:
+            if not conn.idle and not conn.busy:
                 with contextlib.suppress(OSError):
-                    conn.sock.send(_late())
+                    conn.sock.send(late())
             self._discard(conn)
 
     def murder_pending(self) -> None:
@@ -185,42 +209,90 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Wait for events; a stopping worker looks more often whether it is done."""
+        if self._loop and self._loop.looks:
+            timeout = min(timeout, LOOK_S)
         super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, 0.1))
+        now = time.monotonic()
+        if self._loop and now >= self._look_at:
+            self._look_at = now + LOOK_S
+            for look in list(self._loop.looks):
+                look()
+
+    def notify(self) -> None:
+        """Tell the master, now and then, that the main loop turns."""
+        now = time.monotonic()
+        if now >= self._notify_at:
+            self._notify_at = now + _NOTIFY_S
+            super().notify()
+
+    # Beside one another in the main loop
+
+    def _serve_beside(self, conn: Connection) -> None:
+        """Answer one request; the connection stays with the poller meanwhile."""
+        try:
+            if not self._answer(conn):
+                self._unregister(conn)
+                self._waiting.discard(conn)
+                self._ready.put(partial(self._hang_up, conn))
+                return
+            leftover = conn.parser.unreader.take_buffered()
+            if leftover:
+                self.method_queue.defer(self._go_on, conn, leftover)
+            else:
+                self._go_on(conn)
+        except Exception:
+            self.log.exception("connection.failed")
+            self._discard(conn)
+
+    def _go_on(self, conn: Connection, data: bytes = b"") -> None:
+        """Wait for the next request of a connection, of which `data` has come already."""
+        conn.forget()
+        self._allow(conn, float(self.cfg.keepalive))
+        if data:
+            self._take(conn, data)
+        else:
+            self._register(conn)
 
     # The threads
 
     def _serve(self) -> None:
         while True:
-            conn = self._ready.get()
-            if conn is None:
+            task = self._ready.get()
+            if task is None:
                 return
+            if not isinstance(task, Connection):
+                task()
+                continue
             try:
-                self._serve_connection(conn)
+                self._serve_connection(task)
             except Exception:  # a thread must outlive whatever one connection does
                 self.log.exception("connection.failed")
-                self.method_queue.defer(self._close, conn)
+                self.method_queue.defer(self._close, task)
 
     def _serve_connection(self, conn: Connection) -> None:
         """Answer requests of one connection while they come quickly; then give it back to the main loop."""
         while True:
-            conn.sock.settimeout(_SEND_S)
+            conn.sock.settimeout(SEND_S)
             keep = self._answer(conn)
             conn.forget()
             if not keep:
-                util.close_graceful(conn.sock)
-                self.method_queue.defer(self._close, conn)
+                self._hang_up(conn)
                 return
             if not self._linger(conn):
                 self.method_queue.defer(self._await_request, conn, float(self.cfg.keepalive))
                 return
+
+    def _hang_up(self, conn: Connection) -> None:
+        util.close_graceful(conn.sock)
+        self.method_queue.defer(self._close, conn)
 
     def _linger(self, conn: Connection) -> bool:
         """Wait a moment for the next request; True when it is there as a whole and may be answered here."""
         leftover = conn.parser.unreader.take_buffered()
         if leftover:
             return conn.feed(leftover)
-        if not self.alive or not self._ready.empty():
-            return False
+        if self._loop or not self.alive or not self._ready.empty():
+            return False  # others wait for this thread, or the main loop answers what comes next
         conn.sock.settimeout(_LINGER_S)
         try:
             data = conn.sock.recv(65536)
@@ -249,16 +321,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         body = self.wsgi(environ_of(request, conn), reply.start)
         try:
             close = request.should_close() or not self.alive
-            conn.sock.sendall(reply.encode(body, request, close))
+            conn.send(reply.encode(body, request, close))
         finally:
             if hasattr(body, "close"):
                 body.close()
         return not close and (conn.complete or bool(conn.parser.finish_body(deadline=time.monotonic() + 1.0)))
-
-
-def _late() -> bytes:
-    """Return the answer to a client that takes too long to send its request."""
-    fields = {"type": "about:blank", "title": "Request Timeout", "status": 408, "code": "request.timeout"}
-    body = json.dumps({**fields, "detail": "The request did not arrive in time."}).encode()
-    head = f"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
-    return head.encode() + b"Content-Type: application/problem+json\r\n\r\n" + body

@@ -64,8 +64,8 @@ def test_bundles_are_read_without_onnx_and_onnxruntime() -> None:
 
 def test_only_the_engine_imports_onnxruntime() -> None:
     """Workers that share an engine process carry no copy of onnxruntime."""
-    # The server is the engine process's end of the wire; `tune` measures sessions in a process of its own.
-    inside = ("service.engine", "service.ipc.server", "service.tune")
+    # Server and remote work are the engine process's end of the wire; `tune` measures in a process of its own.
+    inside = ("service.engine", "service.ipc.server", "service.ipc.remote", "service.tune")
     outside = [name for name in modules("service") if not name.startswith(inside)]
     done = import_without((*FORBIDDEN["service"], "onnxruntime"), outside)
     assert done.returncode == 0, done.stderr

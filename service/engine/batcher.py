@@ -281,8 +281,10 @@ class Batcher:
             stop = start + work.images
             timings = {"queue": began - work.arrived, "assemble": assembled - began, "infer": done - assembled}
             mine = values if len(works) == 1 else {name: values[name][start:stop] for name in work.outputs}
-            work.finish(Answer(lane.served, mine, timings, len(rows)), None)
+            work.settle(Answer(lane.served, mine, timings, len(rows)))
             start = stop
+        for work in works:
+            work.flush()
         waits = [began - work.arrived for work in works]
         report = BatchReport(
             lane.served, reason, len(rows), waits, assembled - began, done - assembled, values.get("probabilities")

@@ -14,12 +14,14 @@ import structlog
 
 from service.checks import check_request
 from service.engine.batcher import Batcher
+from service.engine.beside import BesideWork
 from service.engine.explain import Explainer
 from service.engine.fleet import Fleet
 from service.engine.plan import predict_latency
 from service.engine.rates import Rates
 from service.engine.work import AwaitedWork, Lane, Work
 from service.errors import DeadlineExceeded, EngineUnavailable, ModelRetired
+from service.loop import current
 from service.metrics import Metrics
 from service.port import PROBABILITIES, Answer, EngineState, ModelStatus, Rows, ServedModel
 from service.settings import Settings
@@ -82,13 +84,27 @@ class Engine:
         lane, batcher = self.lane_of(served), self.batcher
         assert batcher is not None
         check_request(served, rows, outputs)
-        works = [AwaitedWork(part, outputs, deadline, gone) for part in split(rows, lane.plan.cap)]
+        parts, loop = split(rows, lane.plan.cap), current()
+        if loop:
+            return self._infer_beside(lane, [BesideWork(part, outputs, deadline, gone, loop) for part in parts])
+        works = [AwaitedWork(part, outputs, deadline, gone) for part in parts]
         if len(works) == 1:
             batcher.run_or_submit(lane, works[0])
         else:
             batcher.submit(lane, list[Work](works))
         try:
             answers = [work.wait(deadline - time.monotonic()) for work in works]
+        except DeadlineExceeded:
+            for work in works:
+                work.dropped = True
+            raise
+        return answers[0] if len(answers) == 1 else join(answers)
+
+    def _infer_beside(self, lane: Lane, works: list[BesideWork]) -> Answer:
+        assert self.batcher is not None
+        self.batcher.submit(lane, list[Work](works))
+        try:
+            answers = [work.wait() for work in works]
         except DeadlineExceeded:
             for work in works:
                 work.dropped = True

@@ -18,11 +18,11 @@ from bundle.store import Bundle
 from service.engine.devices import Device
 from service.engine.network import BUCKETS, Network, open_session
 from service.engine.plan import Plan, choose_cap, measure_curve
-from service.engine.quota import available_cores
 from service.engine.tuning import machine, read_tuning
 from service.engine.variants import rank_variants
 from service.engine.work import Lane
 from service.port import PROBABILITIES, ServedModel
+from service.quota import available_cores
 from service.settings import Settings
 
 _WIDE_GAIN = 1.15

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from service.engine.quota import available_cores
+from service.quota import available_cores
 
 
 def machine() -> str:

@@ -44,6 +44,13 @@ class Work:
         """Deliver the answer or the refusal; called exactly once."""
         self.answer, self.error = answer, error
 
+    def settle(self, answer: Answer) -> None:
+        """Deliver the answer of a batch, at the latest when `flush` is called; instead of `finish`."""
+        self.finish(answer, None)
+
+    def flush(self) -> None:
+        """Send what `settle` has held back."""
+
 
 class AwaitedWork(Work):
     """Work that a thread waits for.

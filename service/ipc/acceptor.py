@@ -8,6 +8,7 @@ import selectors
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,19 +23,32 @@ _SEND_S = 2.0
 
 
 class Peer:
-    """One request thread of a worker. Any thread may send to it."""
+    """The other end of one connection: a worker's loop, or one of its threads. Any thread may send to it."""
 
-    __slots__ = ("_lock", "stream")
+    __slots__ = ("_held", "_lock", "stream")
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
+        self._held: deque[bytes] = deque()
         self._lock = threading.Lock()
 
     def send(self, message: bytes) -> None:
-        """Send one message; to a peer that is gone or stuck, the connection is ended instead."""
+        """Send one message now."""
+        self.hold(message)
+        self.flush()
+
+    def hold(self, message: bytes) -> None:
+        """Keep a message until `flush`: what belongs together then leaves in one piece."""
+        self._held.append(message)
+
+    def flush(self) -> None:
+        """Send what is held; to a peer that is gone or stuck, the connection is ended instead."""
         with self._lock:
+            messages = [self._held.popleft() for _ in range(len(self._held))]
+            if not messages:
+                return
             try:
-                self.stream.send(message)
+                self.stream.send(b"".join(messages))
             except OSError:
                 with contextlib.suppress(OSError):
                     self.stream.sock.shutdown(socket.SHUT_RDWR)

@@ -26,13 +26,13 @@ from service.errors import (
 from service.instance import Instance
 from service.ipc import wire
 from service.ipc.link import Link
+from service.ipc.shared import SharedStream
 from service.ipc.stream import Message, Stream
+from service.loop import LOOK_S, Loop, aside, current
 from service.metrics import Metrics
 from service.port import PROBABILITIES, Answer, EngineState, ModelStatus, Rows, ServedModel, in_share
 from service.settings import Settings
 
-_LOOK_S = 0.25
-"""How often a waiting request looks whether its engine and its client are still there."""
 _GRACE_S = 0.05
 _SEND_S = 2.0
 """An engine that does not read rows for this long is as good as gone."""
@@ -40,13 +40,14 @@ _LOAD_S = 600.0
 
 
 class EngineClient:
-    """Sends rows to the engine's process and waits in the request's own thread."""
+    """Sends rows to the engine's process and waits: in the request's own thread, or beside the others of a loop."""
 
     def __init__(self, settings: Settings, metrics: Metrics, instance: Instance) -> None:
         self.settings = settings
         self.metrics = metrics
         self.link = Link(instance, metrics)
         self._local = threading.local()
+        self._shared: tuple[str, SharedStream] | None = None
         self._numbers = itertools.count(1)
 
     def start(self) -> None:
@@ -55,7 +56,7 @@ class EngineClient:
 
     def stop(self) -> None:
         """Bring the last observations and stop listening."""
-        self._hang_up()
+        self._hang_up(getattr(self._local, "stream", None))
         self.link.stop()
 
     # Requests
@@ -128,12 +129,12 @@ class EngineClient:
             stream.send(*parts)
             message = self._await(stream, number, epoch, deadline, gone)
         except OSError:
-            self._hang_up()
+            self._hang_up(stream)
             raise EngineUnavailable("The engine was lost while it held this request.", retry_after_s=1.0) from None
         if message.kind == wire.REFUSAL:
             refusal = wire.parse_refusal(message.payload)
             if isinstance(refusal, ModelRetired):
-                self.link.catch_up(served_number)
+                aside(self.link.catch_up, served_number)
             raise refusal
         answer, wait_s = wire.parse_answer(message.payload, served, len(rows), outputs)
         self.link.waits[served_number] = (wait_s, time.monotonic())
@@ -148,32 +149,53 @@ class EngineClient:
             raise ModelRetired(f"{served.name} version {served.version} was replaced while the request was read.")
         return number
 
-    def _stream(self) -> tuple[str, Stream]:
-        """Return this thread's connection to the engine that is there; one to an earlier engine is thrown away."""
-        epoch = self.link.epoch
+    def _stream(self) -> tuple[str, Stream | SharedStream]:
+        """Return the caller's connection to the engine that is there; one to an earlier engine is thrown away."""
+        epoch, loop = self.link.epoch, current()
         if not epoch:
             raise EngineUnavailable("The engine is being started.", retry_after_s=1.0)
-        local = self._local
-        if getattr(local, "epoch", None) != epoch:
-            self._hang_up()
-            try:
-                local.stream = Stream.connect(self.link.rows_path, _SEND_S, _LOOK_S)
-            except OSError:
-                raise EngineUnavailable("The engine is being started.", retry_after_s=1.0) from None
-            local.epoch = epoch
-        return epoch, local.stream
+        try:
+            return epoch, self._stream_of_loop(loop, epoch) if loop else self._stream_of_thread(epoch)
+        except OSError:
+            raise EngineUnavailable("The engine is being started.", retry_after_s=1.0) from None
 
-    def _hang_up(self) -> None:
-        if getattr(self._local, "epoch", None) is not None:
-            self._local.stream.close()
-            self._local.epoch = None
+    def _stream_of_thread(self, epoch: str) -> Stream:
+        local = self._local
+        stream: Stream | None = getattr(local, "stream", None)
+        if stream is None or local.epoch != epoch:
+            self._hang_up(stream)
+            stream = local.stream = Stream.connect(self.link.rows_path, _SEND_S, LOOK_S)
+            local.epoch = epoch
+        return stream
+
+    def _stream_of_loop(self, loop: Loop, epoch: str) -> SharedStream:
+        if self._shared is None or self._shared[0] != epoch:
+            self._hang_up(self._shared[1] if self._shared else None)
+            connected = Stream.connect(self.link.rows_path, _SEND_S, LOOK_S)
+            self._shared = (epoch, SharedStream(loop, connected, _SEND_S))
+        return self._shared[1]
+
+    def _hang_up(self, stream: Stream | SharedStream | None) -> None:
+        """Close a connection of the caller; the next request makes another."""
+        if stream is None:
+            return
+        stream.close()
+        if self._shared is not None and self._shared[1] is stream:
+            self._shared = None
+        elif getattr(self._local, "stream", None) is stream:
+            self._local.stream = None
 
     def _await(
-        self, stream: Stream, number: int, epoch: str, deadline: float, gone: Callable[[], bool] | None
+        self,
+        stream: Stream | SharedStream,
+        number: int,
+        epoch: str,
+        deadline: float,
+        gone: Callable[[], bool] | None,
     ) -> Message:
         """Wait for the reply of this number; replies to requests that were given up are dropped."""
         while True:
-            message = stream.receive()
+            message = stream.receive(number) if isinstance(stream, SharedStream) else stream.receive()
             if message is not None:
                 if message.number == number:
                     return message
@@ -190,7 +212,8 @@ class EngineClient:
     def explain(self, served: ServedModel, rows: Rows) -> npt.NDArray[np.float32] | None:
         """See `EnginePort.explain`."""
         shape = json.dumps(rows.shape).encode()
-        raw = self.link.call("explain", str(self._number_of(served)).encode(), shape, rows.tobytes(), timeout_s=30.0)
+        number = str(self._number_of(served)).encode()
+        raw = aside(self.link.call, "explain", number, shape, rows.tobytes(), timeout_s=30.0)
         if not raw:
             return None
         head, _, body = raw.partition(b"\n")
@@ -243,7 +266,7 @@ class EngineClient:
 
     def take(self, caller: str) -> float:
         """See `EnginePort.take`: one budget for all workers, so it costs a message where a limit is set."""
-        return float(self.link.call("take", caller.encode()))
+        return float(aside(self.link.call, "take", caller.encode()))
 
     def metrics_text(self) -> bytes:
         """See `EnginePort.metrics_text`; while the engine is away, what this worker holds for it."""

@@ -19,15 +19,16 @@ import structlog
 import zmq
 from bundle.errors import ClearsightError
 
-from service.engine.engine import Engine, join, split
+from service.engine.engine import Engine, split
 from service.engine.work import Work
 from service.errors import ModelRetired, ServiceError
 from service.instance import Instance
 from service.ipc import wire
 from service.ipc.acceptor import Acceptor, Peer
 from service.ipc.catalog import News, describe, status_fields
+from service.ipc.remote import RemoteRequest, RemoteWork
 from service.ipc.stream import Message
-from service.port import Answer, ServedModel
+from service.port import ServedModel
 
 log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.engine"))
 
@@ -186,9 +187,9 @@ class Server:
         recipe = served.manifest
         shape = (asked.images, recipe.height, recipe.width, recipe.preprocessing.channels)
         rows = np.frombuffer(asked.rows, np.uint8).reshape(shape)
-        request = _Request(self, peer, message.number, lambda: self._wait_ahead_s(served))
+        request = RemoteRequest(peer, message.number, self._finish, lambda: self._wait_ahead_s(served))
         parts = split(rows, lane.plan.cap)
-        works = [_RemoteWork(part, asked.outputs, asked.deadline, request, at) for at, part in enumerate(parts)]
+        works = [RemoteWork(part, asked.outputs, asked.deadline, request, at) for at, part in enumerate(parts)]
         request.missing = len(works)
         self._open[peer, message.number] = list(works)
         assert self.engine.batcher is not None
@@ -198,10 +199,10 @@ class Server:
         lane, batcher = self.engine.fleet.lanes.get(served), self.engine.batcher
         return batcher.wait_ahead_s(lane) if batcher and lane else 0.0
 
-    def finish(self, peer: Peer, number: int, message: bytes) -> None:
-        """Close an open request with its reply."""
+    def _finish(self, peer: Peer, number: int, message: bytes) -> None:
+        """Close an open request with its reply, which leaves with the peer's next `flush`."""
         self._open.pop((peer, number), None)
-        peer.send(message)
+        peer.hold(message)
 
     # Calls
 
@@ -280,58 +281,6 @@ class Server:
             {self._numbers[served]: self._wait_ahead_s(served) for served in lanes},
             next(self._serials),
         )
-
-
-class _Request:
-    """One worker's request, which may be more than one batch's work."""
-
-    __slots__ = ("lock", "missing", "number", "parts", "peer", "server", "wait")
-
-    def __init__(self, server: Server, peer: Peer, number: int, wait: Callable[[], float]) -> None:
-        self.server = server
-        self.peer = peer
-        self.number = number
-        self.wait = wait
-        self.lock = threading.Lock()
-        self.missing = 1
-        self.parts: list[_RemoteWork] = []
-
-    def part_done(self, work: _RemoteWork) -> None:
-        """Reply when the last part is there."""
-        with self.lock:
-            self.missing -= 1
-            self.parts.append(work)
-            if self.missing:
-                return
-        error = next((part.error for part in self.parts if part.error is not None), None)
-        if error is not None:
-            message = wire.pack_refusal(self.number, error)
-        else:
-            message = wire.pack_answer(self.number, self._joined(), self.wait())
-        self.server.finish(self.peer, self.number, message)
-
-    def _joined(self) -> Answer:
-        self.parts.sort(key=lambda part: part.position)
-        answers = [part.answer for part in self.parts if part.answer is not None]
-        return answers[0] if len(answers) == 1 else join(answers)
-
-
-class _RemoteWork(Work):
-    """Work whose waiter is in another process."""
-
-    __slots__ = ("position", "request")
-
-    def __init__(self, rows: Any, outputs: tuple[str, ...], deadline: float, request: _Request, position: int) -> None:
-        super().__init__(rows, outputs, deadline)
-        self.request = request
-        self.position = position
-
-    def finish(self, answer: Answer | None, error: ClearsightError | None) -> None:
-        self.answer, self.error = answer, error
-        try:
-            self.request.part_done(self)
-        except Exception:  # a reply that cannot be made must not end a runner
-            log.exception("reply.failed")
 
 
 def _done(function: Callable[..., None], arguments: bytes) -> bytes:

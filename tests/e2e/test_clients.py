@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from tests.e2e.bounds import TIGHT
 from tests.e2e.openloop import offer
 from tests.e2e.running import ROOT, Running, service
-from tests.e2e.traffic import Sample, Traffic
+from tests.e2e.traffic import Sample, Traffic, check
 
 THREADS = 24
 STANDIN = Path(__file__).parent / "standin"
@@ -55,11 +58,19 @@ class SlowClients:
             client.close()
 
 
-@pytest.fixture(scope="module")
-def running(colors: tuple[Path, list[Sample]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+@pytest.fixture(scope="module", params=SHAPES.values(), ids=SHAPES.keys())
+def running(
+    request: pytest.FixtureRequest, colors: tuple[Path, list[Sample]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("slow")
-    with service(colors[0], folder, threads=THREADS, reserved_threads=4, read_timeout_s=3) as started:
+    with service(colors[0], folder, threads=THREADS, reserved_threads=4, read_timeout_s=3, **request.param) as started:
         yield started
+
+
+def test_what_wakes_up_does_not_interrupt_what_computes(running: Running) -> None:
+    processes = [psutil.Process(running.pid), *psutil.Process(running.pid).children(recursive=True)]
+    assert len(processes) >= 3
+    assert {os.sched_getscheduler(process.pid) for process in processes} == {os.SCHED_BATCH}
 
 
 def test_slow_clients_cost_the_others_little(running: Running, samples: list[Sample]) -> None:
@@ -116,6 +127,55 @@ def test_requests_in_one_packet_are_answered_in_order(running: Running) -> None:
         )
         answer = b"".join(iter(lambda: client.recv(4096), b""))
     assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404"]
+
+
+def test_predictions_in_one_packet_are_answered_in_order(running: Running, samples: list[Sample]) -> None:
+    """Between other requests, and the last one's body comes late."""
+    chosen = samples[:5]
+    sent = b""
+    for sample in chosen:
+        sent += b"POST /predict?top_k=all HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+        sent += f"Content-Length: {len(sample.data)}\r\n\r\n".encode() + sample.data
+        sent += b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", running.port)) as client:
+        client.settimeout(10)
+        client.sendall(sent[:-400])
+        time.sleep(0.1)
+        client.sendall(sent[-400:])
+        bodies = [_body(client) for _ in range(2 * len(chosen))]
+    assert [json.loads(body).get("status") for body in bodies[1::2]] == ["live"] * len(chosen)
+    assert [check(sample, body)[1] for sample, body in zip(chosen, bodies[::2], strict=True)] == [""] * len(chosen)
+
+
+def _body(client: socket.socket) -> bytes:
+    """Read one answer of a kept connection, a byte at a time up to its body; it must be a 200."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += client.recv(1)
+    assert head.startswith(b"HTTP/1.1 200 "), head
+    length = int(head.lower().split(b"content-length: ", 1)[1].split(b"\r\n", 1)[0])
+    body = b""
+    while len(body) < length:
+        body += client.recv(length - len(body))
+    return body
+
+
+def test_a_client_that_does_not_read_its_answers_holds_nobody_up(running: Running, samples: list[Sample]) -> None:
+    data = samples[0].data
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(data)}\r\n\r\n"
+    deaf = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(3)]
+    for client in deaf:
+        client.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(20_000):
+                client.send(head.encode() + data)
+    with Traffic(running.port, samples, clients=4) as traffic:
+        traffic.after(200)
+        assert running.get("/livez", timeout_s=2)[0] == 200
+    assert traffic.report.wrong == []
+    assert dict(traffic.report.statuses) == {"200": traffic.good()}
+    for client in deaf:
+        client.close()
 
 
 def test_a_body_that_asks_for_100_continue_gets_it(running: Running, samples: list[Sample]) -> None:

@@ -13,12 +13,12 @@ from bundle.store import Store
 from service.engine.devices import CPU, choose_device, cuda, provider_of
 from service.engine.engine import Engine, running
 from service.engine.network import Network, open_session, run_bound
-from service.engine.quota import available_cores
 from service.engine.variants import rank_variants
 from service.errors import DeviceUnavailable, ModelNotReady, ModelRetired, ModelUnknown, RequestInvalid, VersionUnknown
 from service.ipc.client import EngineClient
 from service.metrics import Metrics
 from service.port import EnginePort
+from service.quota import available_cores
 from service.settings import Settings
 from tests.factory import publish_colors
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("CLEARSIGHT_PORT", "eighty"),
         ("CLEARSIGHT_PORT", "70000"),
         ("CLEARSIGHT_DEVICE", "gpu"),
-        ("CLEARSIGHT_WORKERS", "0"),
+        ("CLEARSIGHT_WORKERS", "-1"),
         ("CLEARSIGHT_MODELS", "cifar10"),
         ("CLEARSIGHT_RESERVED_THREADS", "48"),
         ("CLEARSIGHT_MAX_BATCH", "200"),
