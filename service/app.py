@@ -18,7 +18,7 @@ from service.context import Collaborators, Context, context
 from service.errors import BodyTooLarge, ServiceError
 from service.lean import LeanFlask
 from service.port import EnginePort
-from service.problems import note_fault, problem
+from service.problems import UNMATCHED, note_fault, problem
 from service.routes import (
     batching,
     explain,
@@ -38,8 +38,6 @@ from service.settings import Settings
 log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.http"))
 
 MODULES = (predict, health, metrics, models, batching, explain, feedback, v1, v2, torchserve, openapi, pages)
-UNMATCHED = "unmatched"
-"""The route label of requests for which there is no route."""
 
 
 class NamePart(BaseConverter):

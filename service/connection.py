@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 import socket
+from http import HTTPStatus
 from typing import Any
 
+from service.errors import ServiceError
 from service.loop import current
+from service.problems import problem_fields
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,18})[ \t]*\r", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
@@ -109,9 +112,8 @@ class Connection:
         return not self.received
 
 
-def late() -> bytes:
-    """Return the answer to a client that takes too long to send its request."""
-    fields = {"type": "about:blank", "title": "Request Timeout", "status": 408, "code": "request.timeout"}
-    body = json.dumps({**fields, "detail": "The request did not arrive in time."}).encode()
-    head = f"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
-    return head.encode() + b"Content-Type: application/problem+json\r\n\r\n" + body
+def refusal(error: ServiceError) -> bytes:
+    """Return the bytes of an answer that ends a connection before the application has seen its request."""
+    body = json.dumps(problem_fields(error)).encode()
+    head = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nConnection: close\r\n"
+    return f"{head}Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body

@@ -58,6 +58,20 @@ class BodyIncomplete(ServiceError):
     code = "request.incomplete"
 
 
+class RequestTimeout(ServiceError):
+    """The client took too long to send its request."""
+
+    status = 408
+    code = "request.timeout"
+
+
+class RequestMalformed(ServiceError):
+    """The bytes are not HTTP as it is spoken here; the status may be a more precise one of HTTP."""
+
+    status = 400
+    code = "request.malformed"
+
+
 class ModelUnknown(ServiceError):
     """No model of that name."""
 

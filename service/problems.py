@@ -17,6 +17,8 @@ from service.errors import ServiceError, status_of
 log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.http"))
 
 MEDIA_TYPE = "application/problem+json"
+UNMATCHED = "unmatched"
+"""The route label of requests for which there is no route."""
 
 
 def problem_fields(error: ClearsightError) -> dict[str, object]:

@@ -8,6 +8,7 @@ batch runs. The others, and with TLS all of them, are given to a thread when the
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import queue
 import re
@@ -20,16 +21,31 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import structlog
 from gunicorn import util
-from gunicorn.http.errors import NoMoreData
+from gunicorn.http.errors import (
+    ExpectationFailed,
+    ForbiddenProxyRequest,
+    InvalidResponseHeader,
+    InvalidResponseHeaderName,
+    LimitRequestHeaders,
+    LimitRequestLine,
+    NoMoreData,
+    ParseException,
+    UnsupportedTransferCoding,
+)
 from gunicorn.sock import ssl_context
 from gunicorn.workers.gthread import ThreadWorker
 
-from service.connection import SEND_S, Connection, late
+from service.connection import SEND_S, Connection, refusal
 from service.context import Collaborators
 from service.environ import environ_of
+from service.errors import RequestMalformed, RequestTimeout, ServiceError
 from service.http1 import PeerParser, Reply, Snapshot
 from service.loop import LOOK_S, Loop
+from service.problems import UNMATCHED
+
+log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.worker"))
 
 _LINGER_S = 0.004
 _STOPPING_S = 0.5
@@ -37,6 +53,14 @@ _STOPPING_S = 0.5
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _INFERENCE = re.compile(rb"POST /(predict[ ?]|predictions/|v1/models/|v2/models/)")
 _NOTIFY_S = 0.5
+_STATUSES = {
+    ForbiddenProxyRequest: 403,
+    LimitRequestLine: 414,
+    ExpectationFailed: 417,
+    LimitRequestHeaders: 431,
+    UnsupportedTransferCoding: 501,
+}
+"""Where HTTP has a more precise status than 400."""
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -200,9 +224,26 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         now = time.monotonic()
         for conn in [c for c in self._waiting if force or c.deadline <= now]:
             if not conn.idle and not conn.busy:
-                with contextlib.suppress(OSError):
-                    conn.sock.send(late())
+                self._refuse(conn.sock, RequestTimeout("The request did not arrive in time."))
             self._discard(conn)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Any) -> None:
+        """Answer what is no HTTP, or what failed around the application; without its stack trace."""
+        if isinstance(exc, ParseException) and not isinstance(exc, InvalidResponseHeader | InvalidResponseHeaderName):
+            error: ServiceError = RequestMalformed(f"The request is not HTTP as it is read here: {str(exc)[:200]}")
+            error.status = _STATUSES.get(type(exc), error.status)
+            log.warning("request.malformed", reason=type(exc).__name__, status=error.status)
+        else:
+            log.exception("request.failed")
+            error = ServiceError("The service failed.")
+        self._refuse(client, error)
+
+    def _refuse(self, sock: Any, error: ServiceError) -> None:
+        """Count and send an answer that the application does not make."""
+        assert self._shared is not None
+        self._shared.engine.observe(UNMATCHED, error.status, {})
+        with contextlib.suppress(OSError):
+            sock.send(refusal(error))
 
     def murder_pending(self) -> None:
         """Nothing more is pending than what `murder_keepalived` looks after."""

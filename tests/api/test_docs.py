@@ -71,7 +71,7 @@ def statuses() -> dict[str, int]:
     images = {kind.code for kind in [ImageError, *ImageError.__subclasses__()]}
     assert images == set(IMAGE_STATUSES)
     ours = {code: kind.status for code, kind in subclasses(ServiceError).items()}
-    by_http = {"http.not_found": 404, "http.method_not_allowed": 405, "request.timeout": 408}
+    by_http = {"http.not_found": 404, "http.method_not_allowed": 405}
     return {**IMAGE_STATUSES, **ours, **by_http}
 
 

@@ -87,7 +87,12 @@ class _Offer:
         load = self.load
         connection = await self.pool.get() or await asyncio.open_connection("127.0.0.1", self.port)
         sent = time.monotonic()
-        status, headers, body = await _post(*connection, sample.data)
+        try:
+            status, headers, body = await _post(*connection, sample.data)
+        except (OSError, EOFError):
+            connection[1].close()
+            self.pool.put_nowait(None)
+            raise
         now = time.monotonic()
         load.statuses[status] += 1
         if status == 200:

@@ -19,7 +19,7 @@ import pytest
 
 from tests.e2e.bounds import TIGHT
 from tests.e2e.openloop import offer
-from tests.e2e.running import ROOT, Running, service
+from tests.e2e.running import ROOT, Running, service, wait_for
 from tests.e2e.traffic import Sample, Traffic, check
 
 THREADS = 24
@@ -91,13 +91,48 @@ def test_slow_clients_cost_the_others_little(running: Running, samples: list[Sam
     assert np.median(beside_s) <= 2 * np.median(quiet_s) + (0.0 if TIGHT else 0.02), f"{quiet_s} {beside_s}"
 
 
+def unmatched(running: Running, status: int) -> float:
+    """Answers that were counted and had no route."""
+    lines = [line for line in running.get("/metrics")[1].splitlines() if line.startswith("clearsight_requests_total{")]
+    return sum(float(line.split()[-1]) for line in lines if 'route="unmatched"' in line and f'"{status}"' in line)
+
+
 def test_a_request_that_does_not_arrive_in_time_is_told_so(running: Running) -> None:
+    before = unmatched(running, 408)
     with socket.create_connection(("127.0.0.1", running.port)) as client:
         client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
         client.settimeout(15)
         answer = b"".join(iter(lambda: client.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 408 ")
-    assert b"request.timeout" in answer
+    problem = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert (problem["status"], problem["code"]) == (408, "request.timeout")
+    wait_for(lambda: unmatched(running, 408) == before + 1, 5, "the answer to be counted")
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "said"),
+    [
+        (b"GARBAGE\r\n\r\n", 400, "GARBAGE"),
+        (b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "too large"),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\n" + b"X-A: b\r\n" * 100 + b"\r\n", 431, "limit"),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: brotli\r\n\r\n0\r\n\r\n", 501, "brotli"),
+    ],
+    ids=["garbage", "long-line", "many-headers", "coding"],
+)
+def test_what_is_not_http_is_told_so_and_counted(
+    running: Running, request_bytes: bytes, status: int, said: str
+) -> None:
+    before = unmatched(running, status)
+    with socket.create_connection(("127.0.0.1", running.port)) as client:
+        client.settimeout(10)
+        client.sendall(request_bytes)
+        answer = b"".join(iter(lambda: client.recv(4096), b""))
+    head, _, body = answer.partition(b"\r\n\r\n")
+    problem = json.loads(body)
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert (problem["status"], problem["code"]) == (status, "request.malformed")
+    assert said.lower() in problem["detail"].lower()
+    wait_for(lambda: unmatched(running, status) == before + 1, 5, "the answer to be counted")
 
 
 @pytest.mark.parametrize(
@@ -105,12 +140,11 @@ def test_a_request_that_does_not_arrive_in_time_is_told_so(running: Running) -> 
     [
         (b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\nabc", b"413"),
         (b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", b"422 415"),
-        (b"GARBAGE\r\n\r\n", b"400"),
         (b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", b"200"),
         (b"HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n", b"200"),
         (b"GET /livez HTTP/1.0\r\n\r\n", b"200"),
     ],
-    ids=["too-large", "chunked", "garbage", "get", "head", "http-1.0"],
+    ids=["too-large", "chunked", "get", "head", "http-1.0"],
 )
 def test_the_worker_speaks_http(running: Running, request_bytes: bytes, status: bytes) -> None:
     with socket.create_connection(("127.0.0.1", running.port)) as client:
