@@ -70,7 +70,7 @@ def contestants(case: Case) -> dict[str, Contestant]:
     address = ["--address", "127.0.0.1", "--port", "{port}", "--log-level", "warning"]
     all_of_them = {
         SERVICE: Contestant(serve, "/predict"),
-        "clearsight, a worker a core": Contestant(serve, "/predict", {"CLEARSIGHT_WORKERS": str(workers)}),
+        "clearsight, one worker": Contestant(serve, "/predict", {"CLEARSIGHT_WORKERS": "1"}),
         NAIVE: Contestant(naive, "/predict"),
         NAIVE_PILLOW: Contestant(naive, "/predict", {"BENCH_PLAIN": "1"}),
         "mosec": Contestant([python, "-m", "bench.peers.mosec_app", *address], "/inference"),
