@@ -91,14 +91,14 @@ def test_slow_clients_cost_the_others_little(running: Running, samples: list[Sam
     assert np.median(beside_s) <= 2 * np.median(quiet_s) + (0.0 if TIGHT else 0.02), f"{quiet_s} {beside_s}"
 
 
-def unmatched(running: Running, status: int) -> float:
+def unmatched(running: Running) -> float:
     """Answers that were counted and had no route."""
     lines = [line for line in running.get("/metrics")[1].splitlines() if line.startswith("clearsight_requests_total{")]
-    return sum(float(line.split()[-1]) for line in lines if 'route="unmatched"' in line and f'"{status}"' in line)
+    return sum(float(line.split()[-1]) for line in lines if 'route="unmatched"' in line)
 
 
 def test_a_request_that_does_not_arrive_in_time_is_told_so(running: Running) -> None:
-    before = unmatched(running, 408)
+    before = unmatched(running)
     with socket.create_connection(("127.0.0.1", running.port)) as client:
         client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
         client.settimeout(15)
@@ -106,33 +106,32 @@ def test_a_request_that_does_not_arrive_in_time_is_told_so(running: Running) -> 
     assert answer.startswith(b"HTTP/1.1 408 ")
     problem = json.loads(answer.partition(b"\r\n\r\n")[2])
     assert (problem["status"], problem["code"]) == (408, "request.timeout")
-    wait_for(lambda: unmatched(running, 408) == before + 1, 5, "the answer to be counted")
+    wait_for(lambda: unmatched(running) == before + 1, 5, "the answer to be counted")
 
 
 @pytest.mark.parametrize(
-    ("request_bytes", "status", "said"),
+    ("request_bytes", "status"),
     [
-        (b"GARBAGE\r\n\r\n", 400, "GARBAGE"),
-        (b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414, "too large"),
-        (b"GET /livez HTTP/1.1\r\nHost: x\r\n" + b"X-A: b\r\n" * 100 + b"\r\n", 431, "limit"),
-        (b"GET /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: brotli\r\n\r\n0\r\n\r\n", 501, "brotli"),
+        (b"GARBAGE\r\n\r\n", {400}),
+        (b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", {414}),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\n" + b"X-A: b\r\n" * 100 + b"\r\n", {431}),
+        (b"GET /livez HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: brotli\r\n\r\n0\r\n\r\n", {400, 501}),
     ],
-    ids=["garbage", "long-line", "many-headers", "coding"],
+    ids=["garbage", "long-line", "many-headers", "unknown-coding"],
 )
-def test_what_is_not_http_is_told_so_and_counted(
-    running: Running, request_bytes: bytes, status: int, said: str
-) -> None:
-    before = unmatched(running, status)
+def test_what_is_not_http_is_told_so_and_counted(running: Running, request_bytes: bytes, status: set[int]) -> None:
+    before = unmatched(running)
     with socket.create_connection(("127.0.0.1", running.port)) as client:
         client.settimeout(10)
         client.sendall(request_bytes)
         answer = b"".join(iter(lambda: client.recv(4096), b""))
     head, _, body = answer.partition(b"\r\n\r\n")
     problem = json.loads(body)
-    assert head.startswith(b"HTTP/1.1 %d " % status)
-    assert (problem["status"], problem["code"]) == (status, "request.malformed")
-    assert said.lower() in problem["detail"].lower()
-    wait_for(lambda: unmatched(running, status) == before + 1, 5, "the answer to be counted")
+    assert problem["status"] in status, "gunicorn's parser in Python may be more precise than that in C"
+    assert head.startswith(b"HTTP/1.1 %d " % problem["status"])
+    assert problem["code"] == "request.malformed"
+    assert problem["detail"].startswith("The request is not HTTP as it is read here: ")
+    wait_for(lambda: unmatched(running) == before + 1, 5, "the answer to be counted")
 
 
 @pytest.mark.parametrize(
