@@ -19,7 +19,7 @@ from service.ipc.stream import Message, Stream
 log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.engine"))
 
 _SEND_S = 2.0
-"""A request thread waits for its answer, so only one of a stopped process takes longer to read it."""
+"""Who asks waits for the answer, so only one of a stopped process takes longer to read it."""
 
 
 class Peer:

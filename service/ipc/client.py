@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +46,8 @@ class EngineClient:
         self.settings = settings
         self.metrics = metrics
         self.link = Link(instance, metrics)
-        self._local = threading.local()
+        self._idle: list[tuple[str, Stream]] = []
+        """Connections that no thread uses, each with the engine that it leads to."""
         self._shared: tuple[str, SharedStream] | None = None
         self._numbers = itertools.count(1)
 
@@ -56,7 +57,8 @@ class EngineClient:
 
     def stop(self) -> None:
         """Bring the last observations and stop listening."""
-        self._hang_up(getattr(self._local, "stream", None))
+        while self._idle:
+            self._idle.pop()[1].close()
         self.link.stop()
 
     # Requests
@@ -122,15 +124,17 @@ class EngineClient:
     ) -> Answer:
         """See `EnginePort.infer`."""
         check_request(served, rows, outputs)
-        epoch, stream = self._stream()
         number, served_number = next(self._numbers), self._number_of(served)
         parts = wire.pack_inference(number, served_number, rows, deadline, outputs)
+        epoch, stream = self._stream()
         try:
             stream.send(*parts)
             message = self._await(stream, number, epoch, deadline, gone)
-        except OSError:
-            self._hang_up(stream)
+        except (OSError, ValueError):
+            stream.close()
             raise EngineUnavailable("The engine was lost while it held this request.", retry_after_s=1.0) from None
+        finally:
+            self._give_back(epoch, stream)
         if message.kind == wire.REFUSAL:
             refusal = wire.parse_refusal(message.payload)
             if isinstance(refusal, ModelRetired):
@@ -160,30 +164,26 @@ class EngineClient:
             raise EngineUnavailable("The engine is being started.", retry_after_s=1.0) from None
 
     def _stream_of_thread(self, epoch: str) -> Stream:
-        local = self._local
-        stream: Stream | None = getattr(local, "stream", None)
-        if stream is None or local.epoch != epoch:
-            self._hang_up(stream)
-            stream = local.stream = Stream.connect(self.link.rows_path, _SEND_S, LOOK_S)
-            local.epoch = epoch
-        return stream
+        """Return a connection that no other thread uses, the last used first: there are as many as work at once."""
+        while self._idle:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                known, stream = self._idle.pop()
+                if known == epoch:
+                    return stream
+                stream.close()
+        return Stream.connect(self.link.rows_path, _SEND_S, LOOK_S)
 
     def _stream_of_loop(self, loop: Loop, epoch: str) -> SharedStream:
-        if self._shared is None or self._shared[0] != epoch:
-            self._hang_up(self._shared[1] if self._shared else None)
+        if self._shared is None or self._shared[0] != epoch or self._shared[1].lost:
+            if self._shared:
+                self._shared[1].close()
             connected = Stream.connect(self.link.rows_path, _SEND_S, LOOK_S)
             self._shared = (epoch, SharedStream(loop, connected, _SEND_S))
         return self._shared[1]
 
-    def _hang_up(self, stream: Stream | SharedStream | None) -> None:
-        """Close a connection of the caller; the next request makes another."""
-        if stream is None:
-            return
-        stream.close()
-        if self._shared is not None and self._shared[1] is stream:
-            self._shared = None
-        elif getattr(self._local, "stream", None) is stream:
-            self._local.stream = None
+    def _give_back(self, epoch: str, stream: Stream | SharedStream) -> None:
+        if isinstance(stream, Stream) and not stream.closed:
+            self._idle.append((epoch, stream))
 
     def _await(
         self,

@@ -24,14 +24,14 @@ class SharedStream:
         self._waiting: dict[int, Any] = {}
         self._outbox = bytearray()
         self._stuck_since = 0.0
-        self._lost = False
+        self.lost = False
         loop.poller.register(stream.sock, selectors.EVENT_READ, self._ready)
         loop.looks.append(self._look)
 
     def close(self) -> None:
         """Hang up; whoever waits gets an `OSError`, not before the caller has stepped aside."""
-        if not self._lost:
-            self._lost = True
+        if not self.lost:
+            self.lost = True
             self._loop.poller.unregister(self._stream.sock)
             self._loop.looks.remove(self._look)
             self._stream.close()
@@ -39,7 +39,7 @@ class SharedStream:
 
     def send(self, *parts: Any) -> None:
         """Send the parts of one message; what the engine does not take at once follows. Raises `OSError`."""
-        if self._lost:
+        if self.lost:
             raise ConnectionResetError("the other end has hung up")
         if self._outbox:
             self._outbox += b"".join(parts)
@@ -56,7 +56,7 @@ class SharedStream:
 
     def receive(self, number: int) -> Message | None:
         """Step aside until the reply of this number comes, or for about `LOOK_S`: then None. Raises `OSError`."""
-        if self._lost:
+        if self.lost:
             raise ConnectionResetError("the other end has hung up")
         self._waiting[number] = getcurrent()
         try:

@@ -54,6 +54,11 @@ class Stream:
         """Whether bytes of a further message were received."""
         return bool(self._held)
 
+    @property
+    def closed(self) -> bool:
+        """Whether this end has hung up."""
+        return self.sock.fileno() < 0
+
     def close(self) -> None:
         """Hang up."""
         self.sock.close()

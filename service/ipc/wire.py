@@ -1,8 +1,8 @@
 """The messages between workers and engine.
 
-Rows and their answers travel on stream sockets, one for each request thread: a head of fixed size, then bytes as they
-lie in memory. Everything rare travels over zmq as lists of frames: id, kind, rest. Times are seconds of the monotonic
-clock, which processes on one host share.
+Rows and their answers travel on stream sockets, one for a worker's loop and one for each thread at work: a head of
+fixed size, then bytes as they lie in memory. Everything rare travels over zmq as lists of frames: id, kind, rest. Times
+are seconds of the monotonic clock, which processes on one host share.
 """
 
 from __future__ import annotations

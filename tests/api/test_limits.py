@@ -147,7 +147,7 @@ def send(running: Running, requests_: int) -> None:
 def test_nothing_grows(server: Running) -> None:
     """After a warm-up, no process gains more than 24 MiB or 32 descriptors over 600 (`make fuzz`: more) requests.
 
-    Descriptors may rise a little: each request thread that has not been busy before opens its line to the engine.
+    Descriptors may rise a little: a worker has as many lines to the engine as threads worked at once.
     """
     send(server, 400)
     before = footprint(server)
