@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import queue
@@ -57,8 +56,6 @@ class Parent:
             return EXIT_SETTINGS
         for number, event in ((signal.SIGTERM, "stop"), (signal.SIGINT, "stop"), (signal.SIGHUP, "renew")):
             signal.signal(number, self._put(event))
-        if self.settings.scheduling == "batch":
-            schedule_batches()
         instance = Instance.create(self.settings.runtime)
         instance.introduce(os.getpid(), listener.getsockname()[1])
         try:
@@ -154,14 +151,3 @@ def probe_device(settings: Settings) -> int:
     if settings.device != "cuda!":
         return 0
     return subprocess.run([sys.executable, "-m", "service.engine.probe"], check=False).returncode
-
-
-def schedule_batches() -> None:
-    """Let this process and its children run on when others wake up, where the system knows such a policy.
-
-    A small network's batch is over in about a millisecond; interrupting it for every request that arrives costs more
-    than it saves (figures in docs/performance.md).
-    """
-    if hasattr(os, "SCHED_BATCH"):
-        with contextlib.suppress(OSError):  # a sandbox may forbid it
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

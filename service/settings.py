@@ -94,10 +94,6 @@ class Settings(BaseSettings):
     )
 
     watch_s: Annotated[float, Field(gt=0)] = Field(1.0, description="seconds between two looks at the store")
-    scheduling: Literal["batch", "normal"] = Field(
-        "batch",
-        description="Linux scheduling of all processes; with batch, what wakes up does not interrupt what computes",
-    )
     hang_s: Annotated[float, Field(ge=1.0)] = Field(
         6.0, description="seconds without a sign of life after which the engine is replaced"
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from tests.e2e.bounds import TIGHT
@@ -65,12 +63,6 @@ def running(
     folder = tmp_path_factory.mktemp("slow")
     with service(colors[0], folder, threads=THREADS, reserved_threads=4, read_timeout_s=3, **request.param) as started:
         yield started
-
-
-def test_what_wakes_up_does_not_interrupt_what_computes(running: Running) -> None:
-    processes = [psutil.Process(running.pid), *psutil.Process(running.pid).children(recursive=True)]
-    assert len(processes) >= 3
-    assert {os.sched_getscheduler(process.pid) for process in processes} == {os.SCHED_BATCH}
 
 
 def test_slow_clients_cost_the_others_little(running: Running, samples: list[Sample]) -> None:
