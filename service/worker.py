@@ -40,6 +40,8 @@ log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("cle
 
 _LINGER_S = 0.004
 _INFERENCE = re.compile(rb"POST /(predict[ ?]|predictions/|v1/models/|v2/models/)")
+_BESIDE_BYTES = 2**20
+"""A larger body takes so long to unpack that it would hold up the others."""
 _NOTIFY_S = 0.5
 _STATUSES = {
     ForbiddenProxyRequest: 403,
@@ -85,7 +87,8 @@ class Worker(Reader):
     def _take(self, conn: Connection) -> None:
         """Run what is for inference here, and give the rest to a thread."""
         self._buffered -= len(conn.received)
-        if self._loop and conn.complete and _INFERENCE.match(conn.received):
+        quick = conn.complete and conn.length <= _BESIDE_BYTES and _INFERENCE.match(conn.received)
+        if self._loop and quick:
             conn.busy = True
             conn.deadline = math.inf
             self._register(conn)
