@@ -53,8 +53,9 @@ class BesideWork(Work):
         if self._waiter is not None:
             self._waiter.switch()
 
-    def wait(self) -> Answer:
-        """Step aside until the answer is there and return it, or raise the refusal; late rows are dropped."""
+    def wait(self, timeout_s: float) -> Answer:
+        """Step aside until the answer is there and return it, or raise the refusal; after `timeout_s` raise too."""
+        until = time.monotonic() + timeout_s
         while not self._done:
             self._waiter = getcurrent()
             self._loop.looks.append(self._waiter.switch)
@@ -63,8 +64,7 @@ class BesideWork(Work):
             finally:
                 self._loop.looks.remove(self._waiter.switch)
                 self._waiter = None
-            if not self._done and time.monotonic() > self.deadline:
-                self.dropped = True
+            if not self._done and time.monotonic() > until:
                 raise DeadlineExceeded("The deadline passed while the images were waiting or running.")
         if self.error is not None:
             raise self.error

@@ -85,26 +85,17 @@ class Engine:
         assert batcher is not None
         check_request(served, rows, outputs)
         parts, loop = split(rows, lane.plan.cap), current()
+        works: list[AwaitedWork | BesideWork]
         if loop:
-            return self._infer_beside(lane, [BesideWork(part, outputs, deadline, gone, loop) for part in parts])
-        works = [AwaitedWork(part, outputs, deadline, gone) for part in parts]
-        if len(works) == 1:
+            works = [BesideWork(part, outputs, deadline, gone, loop) for part in parts]
+        else:
+            works = [AwaitedWork(part, outputs, deadline, gone) for part in parts]
+        if len(works) == 1 and isinstance(works[0], AwaitedWork):
             batcher.run_or_submit(lane, works[0])
         else:
             batcher.submit(lane, list[Work](works))
         try:
             answers = [work.wait(deadline - time.monotonic()) for work in works]
-        except DeadlineExceeded:
-            for work in works:
-                work.dropped = True
-            raise
-        return answers[0] if len(answers) == 1 else join(answers)
-
-    def _infer_beside(self, lane: Lane, works: list[BesideWork]) -> Answer:
-        assert self.batcher is not None
-        self.batcher.submit(lane, list[Work](works))
-        try:
-            answers = [work.wait() for work in works]
         except DeadlineExceeded:
             for work in works:
                 work.dropped = True
