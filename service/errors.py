@@ -164,8 +164,11 @@ def status_of(error: ClearsightError) -> int:
 
 
 def subclasses(root: type[ServiceError] = ServiceError) -> dict[str, type[ServiceError]]:
-    """Return every refusal by its code, so that one that crossed a process can be raised again."""
+    """Return every refusal by its code, so that one that crossed a process can be raised again.
+
+    Of those that share a code, it is the most general one.
+    """
     found = {root.code: root}
     for child in root.__subclasses__():
-        found.update(subclasses(child))
+        found = subclasses(child) | found
     return found

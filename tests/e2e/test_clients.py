@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import io
 import json
 import socket
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.e2e.bounds import TIGHT
 from tests.e2e.openloop import offer
@@ -201,6 +204,33 @@ def test_a_client_that_does_not_read_its_answers_holds_nobody_up(running: Runnin
     assert dict(traffic.report.statuses) == {"200": traffic.good()}
     for client in deaf:
         client.close()
+
+
+def test_an_image_that_is_slow_to_decode_holds_nobody_up(running: Running, samples: list[Sample]) -> None:
+    """A flat PNG of 49 megapixels is 150 kB, and each decode takes a worker's thread, not its main loop."""
+    stream = io.BytesIO()
+    Image.new("RGB", (7000, 7000), (9, 90, 200)).save(stream, "PNG")
+    statuses: list[int] = []
+
+    def slow() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=60)
+        connection.request("POST", "/predict", stream.getvalue(), {"Content-Type": "image/png"})
+        statuses.append(connection.getresponse().status)
+        connection.close()
+
+    with Traffic(running.port, samples, clients=4) as traffic:
+        traffic.after(20)
+        decoding = [threading.Thread(target=slow) for _ in range(2 * len(running.workers))]
+        for thread in decoding:
+            thread.start()
+        time.sleep(0.1)
+        before = traffic.good()
+        decoding[0].join()
+        meanwhile = traffic.good() - before
+        for thread in decoding:
+            thread.join()
+    assert statuses == [200] * len(decoding)
+    assert meanwhile >= 10
 
 
 def test_a_body_that_asks_for_100_continue_gets_it(running: Running, samples: list[Sample]) -> None:

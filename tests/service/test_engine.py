@@ -15,6 +15,7 @@ from service.engine.engine import Engine, running
 from service.engine.network import Network, open_session, run_bound
 from service.engine.variants import rank_variants
 from service.errors import DeviceUnavailable, ModelNotReady, ModelRetired, ModelUnknown, RequestInvalid, VersionUnknown
+from service.ipc.catalog import News
 from service.ipc.client import EngineClient
 from service.metrics import Metrics
 from service.port import EnginePort
@@ -83,6 +84,17 @@ def test_a_worker_that_missed_the_news_learns_them_from_the_refusal(
     with pytest.raises(ModelRetired):
         linked.infer(old, rows(1), deadline=soon())
     assert linked.infer(linked.resolve(None, None), rows(1), deadline=soon()).model.version == 2
+
+
+def test_an_edition_that_was_overtaken_changes_nothing(linked: EngineClient, engine: Engine, store: Path) -> None:
+    linked.link._stop.set()
+    linked.link._thread.join(5)
+    older = News.decode(linked.link.call("news"))
+    publish_colors(store, gain=2.0)
+    engine.reload()
+    linked.link._hear(News.decode(linked.link.call("news")))
+    linked.link._hear(older)
+    assert linked.resolve(None, None).version == 2
 
 
 def test_a_bad_version_leaves_the_old_one_serving(port: EnginePort, store: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from service.errors import ServiceError, subclasses
+from service.ipc import wire
 from service.ipc.acceptor import Acceptor, Peer
 from service.ipc.stream import Message, Stream
 from service.ipc.wire import HEAD
@@ -74,3 +76,14 @@ def test_who_hangs_up_or_talks_nonsense_is_left_and_the_others_go_on(tmp_path: P
     wrong.close()
     good.close()
     acceptor.stop()
+
+
+def test_every_refusal_crosses_the_wire_whatever_else_is_loaded() -> None:
+    import service.app  # noqa: F401 - it has refusals of its own, which are made in another way
+
+    kinds = subclasses()
+    assert kinds["internal"] is ServiceError
+    for code, kind in kinds.items():
+        whole = wire.pack_refusal(7, kind("because", retry_after_s=1.5))
+        found = wire.parse_refusal(whole[HEAD.size :])
+        assert (type(found), found.code, found.detail, found.retry_after_s) == (kind, code, "because", 1.5)

@@ -1,0 +1,70 @@
+"""What a worker answers in its main loop, and what it gives to a thread."""
+
+from __future__ import annotations
+
+import queue
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from service.connection import Connection
+from service.worker import Worker
+
+
+@pytest.fixture
+def conn() -> Iterator[Connection]:
+    left, right = socket.socketpair()
+    yield Connection(left, ("127.0.0.1", 1), ("127.0.0.1", 2))
+    left.close()
+    right.close()
+
+
+class Recorder:
+    """In place of the loop and the poller: what was run, and nothing else."""
+
+    def __init__(self) -> None:
+        self.ran: list[Connection] = []
+
+    def run(self, serve: object, conn: Connection) -> None:
+        self.ran.append(conn)
+
+    def register(self, *given: object) -> None: ...
+
+    def unregister(self, *given: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("head", "length", "beside"),
+    [
+        (b"POST /predict HTTP/1.1", 100, True),
+        (b"POST /predict?top_k=1 HTTP/1.1", 100, True),
+        (b"POST /v2/models/cifar10/infer HTTP/1.1", 100, True),
+        (b"POST /v1/models/cifar10:predict HTTP/1.1", 100, True),
+        (b"POST /predictions/cifar10 HTTP/1.1", 100, True),
+        (b"POST /predict HTTP/1.1", 2**21, False),
+        (b"POST /v2/repository/models/cifar10/load HTTP/1.1", 100, False),
+        (b"POST /explain HTTP/1.1", 100, False),
+        (b"GET /livez HTTP/1.1", 0, False),
+    ],
+    ids=["predict", "query", "v2", "v1", "torchserve", "large", "load", "explain", "probe"],
+)
+def test_only_small_whole_requests_for_inference_run_beside_one_another(
+    conn: Connection, head: bytes, length: int, beside: bool
+) -> None:
+    worker, recorder = Worker.__new__(Worker), Recorder()
+    worker._loop = worker.poller = recorder  # type: ignore[assignment]
+    worker._ready, worker._waiting, worker._buffered = queue.SimpleQueue(), set(), 0
+    assert conn.feed(head + b"\r\nContent-Length: %d\r\n\r\n" % length + bytes(length))
+    worker._take(conn)
+    assert (recorder.ran == [conn], worker._ready.empty(), conn.busy) == (beside, beside, beside)
+
+
+def test_a_body_that_has_not_come_as_a_whole_is_a_threads(conn: Connection) -> None:
+    worker, recorder = Worker.__new__(Worker), Recorder()
+    worker._loop = worker.poller = recorder  # type: ignore[assignment]
+    worker._ready, worker._waiting, worker._buffered = queue.SimpleQueue(), set(), 0
+    conn.feed(b"POST /predict HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc")
+    worker._take(conn)  # it is to be refused
+    assert recorder.ran == []
+    assert worker._ready.get_nowait() is conn
