@@ -18,9 +18,9 @@ from training.data import open_dataset
 from training.data.augment import Normalise
 from training.data.feed import Feed, open_feed
 from training.data.tensors import channel_statistics
+from training.device import pick_device
 from training.distributed import World
 from training.errors import DataError
-from training.loop import pick_device
 from training.loss import make_loss
 from training.optimizer import set_rate
 from training.recipe import Recipe

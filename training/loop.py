@@ -19,6 +19,7 @@ from training.curves import plot_curves
 from training.data.augment import Normalise, shrink
 from training.data.feed import Feed
 from training.data.vary import Vary
+from training.device import pick_device
 from training.distributed import World
 from training.errors import TrainingError
 from training.loss import class_weights, make_loss
@@ -28,7 +29,9 @@ from training.runs import BEST_FILE, LAST_FILE, LOG_FILE, load_weights, make_mod
 from training.scalars import Scalars
 from training.schedule import learning_rate_factor
 from training.step import Stepper
+from training.teacher import Teacher
 from training.watcher import UNWATCHED, Batch, Epoch, Watcher
+from training.whiten import whiten
 
 
 class Loop:
@@ -43,19 +46,22 @@ class Loop:
         normalise: Normalise,
         world: World,
         warm_start: Mapping[str, Tensor] | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.path, self.recipe, self.world, self.normalise = path, recipe, world, normalise
         self.feed, self.validation, self.classes = feeds["train"], feeds["validation"], classes
         self.device = pick_device(recipe.train.device)
         torch.manual_seed(recipe.train.seed)
         model = make_model(recipe, classes)
+        if recipe.train.whiten:
+            whiten(model, self.feed, normalise)
         if warm_start is not None:
             load_weights(model, dict(warm_start), Path("the weights to start from"))
         freeze(model, recipe.train.freeze)
         if recipe.train.channels_last:
             model = model.to(memory_format=torch.channels_last)
         loss = make_loss(recipe.train, self.feed.targets, classes)
-        self.stepper = Stepper(model.to(self.device), recipe.train, loss, world, self.device)
+        self.stepper = Stepper(model.to(self.device), recipe.train, loss, world, self.device, teacher)
         self.vary = Vary(recipe.augment, classes)
         self.scalars = Scalars(path / "tensorboard" if recipe.train.tensorboard and world.writes else None)
         self.history: list[dict[str, Any]] = []
@@ -182,10 +188,3 @@ def _flushed_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the recipe's device; `auto` takes CUDA where there is one. Raises `TrainingError` where it is missing."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("train.device is cuda, but torch finds no CUDA device; use auto or cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -148,6 +148,12 @@ class Train(Section):
     loss: Literal["cross_entropy", "hinge"] = "cross_entropy"
     """`hinge` is the multi-class hinge loss of a support vector machine."""
     label_smoothing: Fraction = 0.0
+    teacher: str | None = None
+    """Folder of a run whose network teaches this one beside the labels (knowledge distillation)."""
+    teacher_share: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Share of the loss that is the distance to the teacher's answers."""
+    teacher_temperature: Positive = 2.0
+    """Softens both answers, so that the student also learns which wrong classes are likely."""
     balance: Literal["none", "loss", "sampling"] = "none"
     """Against imbalance: weigh each class's loss, or draw each class, in inverse proportion to its images."""
     clip_norm: Positive | None = None
@@ -156,6 +162,8 @@ class Train(Section):
     """Parts that a batch is computed in, one after the other, where it does not fit into memory at once."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop after this many epochs without a better validation accuracy."""
+    whiten: bool = False
+    """Start the first convolution as the whitening of patches of the training images; freeze it as well."""
     freeze: tuple[str, ...] = ()
     """Parts of the network that stay as they are: ["conv1", "bn1", "layer1"], or ["features.0-23"] of a VGG."""
     rates: dict[str, Positive] = {}
@@ -224,13 +232,15 @@ class Recipe(Section):
     def portable(self) -> dict[str, Any]:
         """Return plain values that mean the same on other machines.
 
-        The folders of data and feedback are None; local weights are named by their file and the folder that holds it.
+        The folders of data and feedback are None; local weights are named by file and folder, a teacher by its run.
         """
         values: dict[str, Any] = self.model_dump(mode="json")
         values["data"] |= {"path": None, "feedback": None}
-        weights = self.model.weights
+        weights, teacher = self.model.weights, self.train.teacher
         if weights is not None and weights != "DEFAULT" and "://" not in weights:
             values["model"]["weights"] = str(Path(*Path(weights).resolve().parts[-2:]))
+        if teacher is not None:
+            values["train"]["teacher"] = Path(teacher).resolve().name
         return values
 
     @model_validator(mode="after")
@@ -245,8 +255,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _loss_fits(self) -> Recipe:
         mixing = self.augment.mixup or self.augment.cutmix
-        if self.train.loss == "hinge" and (mixing or self.train.label_smoothing):
-            raise ValueError("train.loss hinge takes whole classes: no mixup, cutmix or label_smoothing with it")
+        if self.train.loss == "hinge" and (mixing or self.train.label_smoothing or self.train.teacher):
+            raise ValueError("train.loss hinge takes whole classes: no mixup, cutmix, label_smoothing or teacher")
         return self
 
     @model_validator(mode="after")

@@ -78,11 +78,14 @@ def retrain(job: Job, watcher: Watcher = UNWATCHED) -> Outcome:
 
 
 def recipe_for(champion: Bundle, job: Job) -> Recipe:
-    """Return the champion's recipe for another run: gentler and shorter when it starts from its weights."""
+    """Return the champion's recipe for another run: gentler and shorter when it starts from its weights.
+
+    The files that the champion's own run began from, weights and teacher, are not asked for again.
+    """
     recorded: dict[str, Any] | None = champion.manifest.lineage.recipe
     if champion.manifest.lineage.kind != "trained" or recorded is None:
         raise TrainingError(f"{job.model}/{champion.manifest.version} was imported: there is no recipe to train it by")
-    recipe = parse_recipe(recorded)
+    recipe = _without_files(parse_recipe(recorded), job.afresh)
     changes: list[str] = []
     if not job.afresh:
         changes += [
@@ -91,6 +94,12 @@ def recipe_for(champion: Bundle, job: Job) -> Recipe:
         ]
     changes += [f"train.seed={recipe.train.seed + champion.manifest.version}", *job.overrides]
     return with_overrides(recipe, changes, data=job.data, feedback=job.feedback)
+
+
+def _without_files(recipe: Recipe, afresh: bool) -> Recipe:
+    """Drop the teacher, and the weights where the champion's take their place."""
+    model = recipe.model if afresh else recipe.model.model_copy(update={"weights": None})
+    return recipe.model_copy(update={"model": model, "train": recipe.train.model_copy(update={"teacher": None})})
 
 
 def checkpoint_of(champion: Bundle) -> dict[str, torch.Tensor]:

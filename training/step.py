@@ -15,6 +15,7 @@ from training.errors import TrainingError
 from training.loss import Loss
 from training.optimizer import make_optimizer
 from training.recipe import Train
+from training.teacher import Teacher
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -22,7 +23,16 @@ _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Stepper:
     """A network, its average and its optimiser. `step` takes this process's part of a batch."""
 
-    def __init__(self, model: nn.Module, train: Train, loss: Loss, world: World, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        train: Train,
+        loss: Loss,
+        world: World,
+        device: torch.device,
+        teacher: Teacher | None = None,
+    ) -> None:
+        self.teacher = teacher
         self.model, self.train, self.loss, self.world, self.device = model, train, loss, world, device
         self.average = AveragedModel(model, train.ema_decay)
         self.optimizer = make_optimizer(model, train)
@@ -42,6 +52,8 @@ class Stepper:
             with self._without_exchange(number + 1 < len(parts)):
                 logits = self._forward(part)
                 losses = self.loss(logits.float(), wanted)
+                if self.teacher:
+                    losses = self.teacher.blend(losses, logits.float(), part)
                 torch.autograd.backward(self.scaler.scale(losses.sum() * (self.world.size / images)))
             loss_sum += losses.detach().sum()
             correct += (logits.detach().argmax(dim=1) == _classes(wanted)).sum()

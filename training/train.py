@@ -33,6 +33,7 @@ from training.runs import (
     new_run_folder,
     read_facts,
 )
+from training.teacher import find_teacher
 from training.watcher import UNWATCHED, Watcher
 
 
@@ -63,11 +64,13 @@ def train(
         watcher.stage(taken.sentence())
         facts["transfer"] = taken.to_json()
         warm_start = fresh.state_dict()
+    normalise = Normalise(mean, std)
+    teacher = find_teacher(recipe, dataset, normalise)
     path = new_run_folder(Path(runs), recipe.name, recipe.train.seed) if world.writes else None
     path = world.same_path(path)
     if world.writes:
         write_json(path / RUN_FILE, facts)
-    loop = Loop(path, recipe, feeds, len(dataset.labels), Normalise(mean, std), world, warm_start)
+    loop = Loop(path, recipe, feeds, len(dataset.labels), normalise, world, warm_start, teacher)
     return _finish(loop, dataset, watcher)
 
 
@@ -93,7 +96,8 @@ def resume(
     if dataset.fingerprint != facts["data"]["fingerprint"]:
         raise RunError(f"{path}: the data has changed since the run began; start a new run")
     normalise = Normalise(tuple(facts["mean"]), tuple(facts["std"]))
-    loop = Loop(path, recipe, _feeds(dataset, recipe), len(dataset.labels), normalise, world)
+    teacher = find_teacher(recipe, dataset, normalise)
+    loop = Loop(path, recipe, _feeds(dataset, recipe), len(dataset.labels), normalise, world, teacher=teacher)
     return _finish(loop, dataset, watcher)
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 
 from training.averaging import AveragedModel
 from training.data import open_dataset
+from training.data.augment import Normalise
 from training.data.feed import MemoryFeed, StreamFeed, open_feed
 from training.data.vary import Vary
 from training.errors import RecipeError, RunError, TrainingError
@@ -24,6 +26,7 @@ from training.recipe import Augment, Train, load_recipe, parse_recipe
 from training.runs import load_run
 from training.schedule import learning_rate_factor
 from training.train import train
+from training.whiten import whiten
 
 FAST = {"epochs": 1, "batch_size": 256}
 
@@ -72,6 +75,32 @@ def test_every_choice_of_the_recipe_learns(tmp_path, settings):
 )
 def test_every_augmentation_trains(tmp_path, augment):
     assert trained(tmp_path, augment=augment).path.joinpath("test.json").exists()
+
+
+def test_whitened_patches_vary_alike_in_all_directions_and_do_not_go_together():
+    recipe = parse_recipe({"model": {"name": "vgg6_small"}})
+    feed = open_feed(open_dataset("digits", recipe.data).train, recipe)
+    model, normalise = build("vgg6_small", classes=10, channels=1, input_size=(8, 8)), Normalise((0.3,), (0.37,))
+    whiten(model, feed, normalise)
+    first = model.features[0].weight
+    assert torch.equal(first[:9], -first[9:18])
+    x = normalise(torch.cat([pixels for pixels, _ in feed.ordered()]))
+    answers = F.conv2d(x, first[:9], stride=3).permute(0, 2, 3, 1).flatten(0, 2)
+    covariance = torch.cov(answers.T)
+    strong = covariance.diagonal() > 0.5
+    assert strong.sum() >= 7 and covariance.diagonal().max() < 1.2
+    assert (covariance - covariance.diag().diag()).abs().max() < 0.1
+
+
+def test_a_network_without_convolutions_cannot_be_whitened(tmp_path):
+    with pytest.raises(RecipeError, match="has no convolution"):
+        trained(tmp_path, train={"whiten": True})
+
+
+def test_a_whitened_and_frozen_convolution_stays_as_it_began(tmp_path):
+    run = trained(tmp_path, model={"name": "vgg6_small"}, train={"whiten": True, "freeze": ["features.0"]})
+    first = run.model.features[0].weight
+    assert torch.equal(first[:9], -first[9:18])
 
 
 def test_accumulated_parts_give_the_gradient_of_the_whole_batch(tmp_path):

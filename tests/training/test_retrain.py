@@ -9,6 +9,7 @@ import multiprocessing
 import pickle
 import shutil
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from bundle.verify import verify
 from training.__main__ import main
 from training.data.arrays import encode_png, read_digits
 from training.export import export
+from training.recipe import parse_recipe
+from training.retrain import Job, recipe_for
 from training.runs import load_run
 
 QUICK = ["--set", "export.latency_batch_sizes=[1]", "--set", 'export.variants=["int8"]', "--set", "train.epochs=1"]
@@ -68,6 +71,18 @@ def test_a_candidate_that_is_not_worse_takes_over(store):
     assert verdict["candidate_scores"]["top1"] >= verdict["champion_scores"]["top1"]
     assert verdict["champion_training_list_checked"]
     assert store.channels("digits").history == (1,)
+
+
+def test_a_retrain_asks_for_no_file_that_the_champions_own_run_began_from(first):
+    champion = Store(first).open("digits")
+    recorded = parse_recipe(champion.manifest.lineage.recipe).model_dump(mode="json")
+    recorded["model"]["weights"], recorded["train"]["teacher"] = "gone/best.pt", "gone"
+    lineage = champion.manifest.lineage.model_copy(update={"recipe": recorded})
+    champion = replace(champion, manifest=champion.manifest.model_copy(update={"lineage": lineage}))
+    recipe = recipe_for(champion, Job("digits", Store(first)))
+    assert (recipe.model.weights, recipe.train.teacher) == (None, None)
+    afresh = recipe_for(champion, Job("digits", Store(first), afresh=True))
+    assert (afresh.model.weights, afresh.train.teacher) == ("gone/best.pt", None)
 
 
 def test_a_worse_candidate_is_published_but_not_promoted(store, capsys):

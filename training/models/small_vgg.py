@@ -41,6 +41,7 @@ class SmallVGG(Classifier):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.dirac_(module.weight[: module.in_channels].data)  # begin by handing on what comes in
 
     def feature_map(self, x: Tensor) -> Tensor:
         """Return the last stage's features."""

@@ -1,0 +1,124 @@
+"""A run that learns from another run's answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import rel_entr, softmax
+
+from training.answers import of_network
+from training.data import open_dataset
+from training.data.augment import Normalise
+from training.errors import RecipeError, RunError
+from training.recipe import parse_recipe
+from training.runs import load_run
+from training.teacher import Teacher, find_teacher
+from training.train import resume, train
+from training.watcher import Watcher
+
+
+def student(teacher, epochs=2, **sections):
+    settings = {"epochs": epochs, "batch_size": 128, "teacher": str(teacher), "teacher_share": 1.0}
+    return parse_recipe(
+        {
+            "model": {"name": "perceptron"},
+            **sections,
+            "train": {**settings, **sections.get("train", {})},
+        }
+    )
+
+
+def test_the_loss_is_the_softened_divergence_from_the_teacher_and_the_rest_that_from_the_labels(tiny_run):
+    run = load_run(tiny_run)
+    train_ = student(tiny_run, train={"teacher_share": 0.7, "teacher_temperature": 3.0}).train
+    teacher = Teacher(run, Normalise(run.mean, run.std), train_)
+    x, logits, losses = torch.randn(5, 1, 8, 8), torch.randn(5, 10), torch.rand(5)
+    with torch.inference_mode():
+        wanted = softmax(run.model(x).numpy().astype(np.float64) / 3, axis=1)
+    given = softmax(logits.numpy().astype(np.float64) / 3, axis=1)
+    expected = 0.3 * losses.numpy() + 0.7 * 9 * rel_entr(wanted, given).sum(axis=1)
+    assert np.allclose(teacher.blend(losses, logits, x).numpy(), expected, atol=1e-4)
+
+
+def test_a_teacher_sees_the_same_pixels_in_its_own_normalisation(tiny_run):
+    run, other = load_run(tiny_run), Normalise((0.2,), (0.5,))
+    pixels = torch.randint(0, 256, (6, 8, 8, 1), dtype=torch.uint8)
+    own = Normalise(run.mean, run.std)
+    settings = student(tiny_run).train
+    blends = [
+        Teacher(run, normalise, settings).blend(torch.zeros(6), torch.zeros(6, 10), normalise(pixels))
+        for normalise in (own, other)
+    ]
+    assert torch.allclose(*blends, atol=1e-4) and blends[0].min() > 0
+
+
+def test_a_student_agrees_with_its_teacher_more_than_one_that_had_none(tiny_run, tmp_path):
+    """Told nothing but the teacher's answers, it makes the teacher's mistakes too."""
+    run = load_run(tiny_run)
+
+    def answers(model):
+        split, normalise = run.data.validation, Normalise(run.mean, run.std)
+        return of_network(model, split, run.preprocessing, normalise).argmax(axis=1)
+
+    taught = student(tiny_run, epochs=8)
+    alone = taught.model_copy(update={"train": taught.train.model_copy(update={"teacher": None})})
+    agreement = [
+        (answers(load_run(train(recipe, runs=tmp_path)).model) == answers(run.model)).mean()
+        for recipe in (taught, alone)
+    ]
+    assert agreement[0] > agreement[1] and agreement[0] > 0.8
+
+
+def test_a_student_that_was_stopped_resumes_with_its_teacher_to_the_same_result(tiny_run, tmp_path):
+    class Stopping(Watcher):
+        def epoch(self, epoch, epochs):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(student(tiny_run), runs=tmp_path / "stopped", watcher=Stopping())
+    [stopped] = (tmp_path / "stopped").iterdir()
+    resume(stopped)
+    whole = train(student(tiny_run), runs=tmp_path / "whole")
+    weights = [load_run(path).model.state_dict() for path in (stopped, whole)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+@pytest.mark.parametrize(
+    ("sections", "reason"),
+    [
+        ({"input": {"height": 16, "width": 16}}, r"another \[input\]"),
+        ({"data": {"validation_fraction": 0.2}}, "other splits"),
+    ],
+)
+def test_a_teacher_of_other_pixels_or_splits_is_refused_before_a_run_folder_exists(
+    tiny_run, tmp_path, sections, reason
+):
+    with pytest.raises(RunError, match=reason):
+        train(student(tiny_run, **sections), runs=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"), [({"labels": ("a", "b")}, "it knows a, b"), ({"fingerprint": "0" * 64}, "other data")]
+)
+def test_a_teacher_of_other_labels_or_data_is_refused(tiny_run, monkeypatch, changed, reason):
+    recipe, run = student(tiny_run), replace(load_run(tiny_run), **changed)
+    monkeypatch.setattr("training.teacher.load_run", lambda path: run)
+    with pytest.raises(RunError, match=reason):
+        find_teacher(recipe, open_dataset("digits", recipe.data), Normalise(run.mean, run.std))
+
+
+def test_a_missing_teacher_and_one_beside_the_hinge_loss_are_named(tmp_path):
+    with pytest.raises(RunError, match=r"nowhere is not a run"):
+        train(student(tmp_path / "nowhere"), runs=tmp_path)
+    with pytest.raises(RecipeError, match="no mixup, cutmix, label_smoothing or teacher"):
+        student(tmp_path, train={"loss": "hinge"})
+
+
+def test_the_recipe_that_a_bundle_records_names_its_teacher_without_a_folder(tmp_path):
+    recorded = student(tmp_path / "runs" / "first").portable()
+    assert recorded["train"]["teacher"] == "first" and str(tmp_path) not in json.dumps(recorded)
