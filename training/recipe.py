@@ -151,9 +151,8 @@ class Train(Section):
     teacher: str | None = None
     """Folder of a run whose network teaches this one beside the labels (knowledge distillation)."""
     teacher_share: Annotated[float, Field(gt=0, le=1)] = 0.7
-    """Share of the loss that is the distance to the teacher's answers."""
     teacher_temperature: Positive = 2.0
-    """Softens both answers, so that the student also learns which wrong classes are likely."""
+    """The share of its answers in the loss, and what softens both answers to show which wrong classes are likely."""
     balance: Literal["none", "loss", "sampling"] = "none"
     """Against imbalance: weigh each class's loss, or draw each class, in inverse proportion to its images."""
     clip_norm: Positive | None = None

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 import torchvision
 from PIL import Image
 from safetensors.torch import save_file
@@ -85,7 +84,7 @@ def test_whitened_patches_vary_alike_in_all_directions_and_do_not_go_together():
     first = model.features[0].weight
     assert torch.equal(first[:9], -first[9:18])
     x = normalise(torch.cat([pixels for pixels, _ in feed.ordered()]))
-    answers = F.conv2d(x, first[:9], stride=3).permute(0, 2, 3, 1).flatten(0, 2)
+    answers = torch.nn.functional.conv2d(x, first[:9], stride=3).permute(0, 2, 3, 1).flatten(0, 2)
     covariance = torch.cov(answers.T)
     strong = covariance.diagonal() > 0.5
     assert strong.sum() >= 7 and covariance.diagonal().max() < 1.2
