@@ -47,6 +47,7 @@ class Loop:
         """Called in the loop's thread every `LOOK_S`."""
         self._due: deque[Callable[[], None]] = deque()
         self._called = False
+        self._at_end: list[Callable[[], None]] = []
         self._submit = submit
         self._hub = getcurrent()
 
@@ -61,6 +62,15 @@ class Loop:
     def hold(self, call: Callable[[], None]) -> None:
         """Keep a call for the loop's thread until `flush`; any thread may."""
         self._due.append(call)
+
+    def at_end_of_turn(self, call: Callable[[], None]) -> None:
+        """Make a call when everything that is ready now has had its turn."""
+        self._at_end.append(call)
+
+    def end_turn(self) -> None:
+        """Make the calls that were kept for the end of the turn."""
+        while self._at_end:
+            self._at_end.pop()()
 
     def flush(self) -> None:
         """Let the loop's thread make the calls that are held: one hand-over for all of them."""

@@ -5,6 +5,7 @@ Each steps aside while its batch runs. All other requests, and with TLS every on
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import queue
@@ -69,6 +70,8 @@ class Worker(Reader):
         """Load the application and remember its collaborators."""
         super().load_wsgi()
         self._shared = self.wsgi.extensions["clearsight"]
+        gc.collect()
+        gc.freeze()  # what was loaded stays: looking through it again and again costs requests their time
         if not self._tls:
             self._loop = Loop(self.poller, self._ready.put, self.method_queue.defer)
 
@@ -114,11 +117,14 @@ class Worker(Reader):
         if self._loop and self._loop.looks:
             timeout = min(timeout, LOOK_S)
         super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, 0.1))
+        if self._loop is None:
+            return
         now = time.monotonic()
-        if self._loop and now >= self._look_at:
+        if now >= self._look_at:
             self._look_at = now + LOOK_S
             for look in list(self._loop.looks):
                 look()
+        self._loop.end_turn()
 
     def notify(self) -> None:
         """Tell the master, now and then, that the main loop turns."""

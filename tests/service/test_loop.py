@@ -52,6 +52,7 @@ class Turning:
                 look_at = time.monotonic() + LOOK_S
                 for look in list(self.loop.looks):
                     look()
+            self.loop.end_turn()
 
 
 @pytest.fixture
@@ -135,10 +136,32 @@ def test_each_request_gets_its_own_reply_in_whatever_order_they_come(turning: Tu
 
     for number in range(1, 9):
         turning.loop.run(request, number)
+    turning.loop.end_turn()
     for peer, found in reversed(engine.take(8)):
         peer.send(packed(found.number, f"reply to {found.number}".encode()))
     turning.until(lambda: len(replies) == 8)
     assert replies == {number: f"reply to {number}".encode() for number in range(1, 9)}
+    shared.close()
+
+
+def test_requests_of_one_turn_leave_together_while_the_engine_is_at_work(turning: Turning, engine: Engine) -> None:
+    shared = SharedStream(turning.loop, Stream.connect(engine.path, 2.0, 2.0), 2.0)
+
+    def request(number: int) -> None:
+        shared.send(packed(number, b""))
+        shared.receive(number)
+
+    turning.loop.run(request, 1)
+    assert [found.number for _, found in engine.take(1)] == [1]  # nothing was at work: at once
+    for number in (2, 3):
+        turning.loop.run(request, number)
+    with pytest.raises(queue.Empty):
+        engine.got.get(timeout=0.2)
+    turning.loop.end_turn()
+    assert [found.number for _, found in engine.take(2)] == [2, 3]
+    for number in (4, 5, 6, 7):
+        turning.loop.run(request, number)
+    assert [found.number for _, found in engine.take(4)] == [4, 5, 6, 7]  # enough for a piece
     shared.close()
 
 
@@ -182,6 +205,7 @@ def test_whoever_waits_for_an_engine_that_is_lost_is_told(turning: Turning, engi
 
     turning.loop.run(request, 1)
     turning.loop.run(request, 2)
+    turning.loop.end_turn()
     ((peer, _), _) = engine.take(2)
     peer.stream.sock.shutdown(socket.SHUT_RDWR)
     turning.until(lambda: len(lost) == 2)
