@@ -29,7 +29,6 @@ from training.runs import BEST_FILE, LAST_FILE, LOG_FILE, load_weights, make_mod
 from training.scalars import Scalars
 from training.schedule import learning_rate_factor
 from training.step import Stepper
-from training.teacher import Teacher
 from training.watcher import UNWATCHED, Batch, Epoch, Watcher
 from training.whiten import whiten
 
@@ -46,7 +45,6 @@ class Loop:
         normalise: Normalise,
         world: World,
         warm_start: Mapping[str, Tensor] | None = None,
-        teacher: Teacher | None = None,
     ) -> None:
         self.path, self.recipe, self.world, self.normalise = path, recipe, world, normalise
         self.feed, self.validation, self.classes = feeds["train"], feeds["validation"], classes
@@ -61,7 +59,7 @@ class Loop:
         if recipe.train.channels_last:
             model = model.to(memory_format=torch.channels_last)
         loss = make_loss(recipe.train, self.feed.targets, classes)
-        self.stepper = Stepper(model.to(self.device), recipe.train, loss, world, self.device, teacher)
+        self.stepper = Stepper(model.to(self.device), recipe.train, loss, world, self.device)
         self.vary = Vary(recipe.augment, classes)
         self.scalars = Scalars(path / "tensorboard" if recipe.train.tensorboard and world.writes else None)
         self.history: list[dict[str, Any]] = []
@@ -116,13 +114,13 @@ class Loop:
         train_mode(self.stepper.model, train.freeze)
         order = self._order(seed)
         sums, rate, started = torch.zeros(3, dtype=torch.float64), 0.0, time.monotonic()
-        batches = self.feed.augmented([self.world.share(batch) for batch in order], seed)
-        for index, (pixels, targets) in enumerate(batches):
+        mine = [self.world.share(batch) for batch in order]
+        for index, (pixels, targets) in enumerate(self.feed.augmented(mine, seed)):
             step = (number - 1) * len(order) + index
             rate = train.learning_rate * learning_rate_factor(step, train.epochs * len(order), train)
             set_rate(self.stepper.optimizer, rate)
             x, wanted = self._prepare(pixels, targets, number)
-            loss, correct = self.stepper.step(x, wanted, len(order[index]))
+            loss, correct = self.stepper.step(x, wanted, len(order[index]), mine[index])
             sums[:2] += torch.stack([loss.double(), correct.double()]).cpu()
             sums[2] += len(targets)
             watcher.batch(self._batch(number, index + 1, len(order), float(sums[0] / sums[2]), started))

@@ -15,7 +15,7 @@ from training.errors import TrainingError
 from training.loss import Loss
 from training.optimizer import make_optimizer
 from training.recipe import Train
-from training.teacher import Teacher
+from training.teacher import Lesson
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -23,37 +23,33 @@ _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Stepper:
     """A network, its average and its optimiser. `step` takes this process's part of a batch."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        train: Train,
-        loss: Loss,
-        world: World,
-        device: torch.device,
-        teacher: Teacher | None = None,
-    ) -> None:
-        self.teacher = teacher
+    def __init__(self, model: nn.Module, train: Train, loss: Loss, world: World, device: torch.device) -> None:
         self.model, self.train, self.loss, self.world, self.device = model, train, loss, world, device
+        self.lesson: Lesson | None = None
+        """What a teacher answers to the training images, where there is one."""
         self.average = AveragedModel(model, train.ema_decay)
         self.optimizer = make_optimizer(model, train)
         compiled = torch.compile(model, backend=train.compile_backend) if train.compile else model
         self.network = world.wrap(compiled)  # type: ignore[arg-type]
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
 
-    def step(self, x: Tensor, targets: Tensor, images: int) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, targets: Tensor, images: int, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Learn from a batch of `images` over all processes; return its summed loss and how many it got right here.
+
+        `indices` [n] say which training images `x` [n, c, h, w] are; only a lesson asks for them.
 
         The gradient is that of the mean over the whole batch, however unevenly processes share it.
         """
         loss_sum = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        parts = list(zip(_chunk(x, self.train), _chunk(targets, self.train), strict=True))
-        for number, (part, wanted) in enumerate(parts):
+        which = torch.arange(len(x)) if indices is None else indices
+        parts = list(zip(*(_chunk(values, self.train) for values in (x, targets, which)), strict=True))
+        for number, (part, wanted, these) in enumerate(parts):
             with self._without_exchange(number + 1 < len(parts)):
                 logits = self._forward(part)
                 losses = self.loss(logits.float(), wanted)
-                if self.teacher:
-                    losses = self.teacher.blend(losses, logits.float(), part)
+                if self.lesson:
+                    losses = self.lesson.blend(losses, logits.float(), these)
                 torch.autograd.backward(self.scaler.scale(losses.sum() * (self.world.size / images)))
             loss_sum += losses.detach().sum()
             correct += (logits.detach().argmax(dim=1) == _classes(wanted)).sum()

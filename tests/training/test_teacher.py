@@ -13,12 +13,14 @@ from scipy.special import rel_entr, softmax
 from training.answers import of_network
 from training.data import open_dataset
 from training.data.augment import Normalise
+from training.data.feed import open_feed
+from training.distributed import World
 from training.errors import RecipeError, RunError
 from training.recipe import parse_recipe
 from training.runs import load_run
-from training.teacher import Teacher, find_teacher
+from training.teacher import Lesson, find_teacher, prepare_lesson
 from training.train import resume, train
-from training.watcher import Watcher
+from training.watcher import UNWATCHED, Watcher
 
 
 def student(teacher, epochs=2, **sections):
@@ -32,28 +34,38 @@ def student(teacher, epochs=2, **sections):
     )
 
 
-def test_the_loss_is_the_softened_divergence_from_the_teacher_and_the_rest_that_from_the_labels(tiny_run):
-    run = load_run(tiny_run)
-    train_ = student(tiny_run, train={"teacher_share": 0.7, "teacher_temperature": 3.0}).train
-    teacher = Teacher(run, Normalise(run.mean, run.std), train_)
-    x, logits, losses = torch.randn(5, 1, 8, 8), torch.randn(5, 10), torch.rand(5)
-    with torch.inference_mode():
-        wanted = softmax(run.model(x).numpy().astype(np.float64) / 3, axis=1)
+def test_the_loss_is_the_softened_divergence_from_the_teacher_and_the_rest_that_from_the_labels(tmp_path):
+    settings = student(tmp_path, train={"teacher_share": 0.7, "teacher_temperature": 3.0}).train
+    told, logits, losses = torch.randn(20, 10), torch.randn(5, 10), torch.rand(5)
+    indices = torch.tensor([7, 0, 19, 3, 3])
+    wanted = softmax(told[indices].numpy().astype(np.float64) / 3, axis=1)
     given = softmax(logits.numpy().astype(np.float64) / 3, axis=1)
     expected = 0.3 * losses.numpy() + 0.7 * 9 * rel_entr(wanted, given).sum(axis=1)
-    assert np.allclose(teacher.blend(losses, logits, x).numpy(), expected, atol=1e-4)
+    assert np.allclose(Lesson(told, settings).blend(losses, logits, indices).numpy(), expected, atol=1e-4)
 
 
-def test_a_teacher_sees_the_same_pixels_in_its_own_normalisation(tiny_run):
-    run, other = load_run(tiny_run), Normalise((0.2,), (0.5,))
-    pixels = torch.randint(0, 256, (6, 8, 8, 1), dtype=torch.uint8)
-    own = Normalise(run.mean, run.std)
-    settings = student(tiny_run).train
-    blends = [
-        Teacher(run, normalise, settings).blend(torch.zeros(6), torch.zeros(6, 10), normalise(pixels))
-        for normalise in (own, other)
-    ]
-    assert torch.allclose(*blends, atol=1e-4) and blends[0].min() > 0
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_teacher_answers_every_training_image_and_its_mirror_image(tiny_run, flip):
+    run = load_run(tiny_run)
+    recipe = student(tiny_run, augment={"flip": flip})
+    feed = open_feed(run.data.train, recipe)
+    halves = [prepare_lesson(run, feed, recipe, Half(rank), UNWATCHED).logits for rank in (0, 1)]
+    pixels = torch.cat([pixels for pixels, _ in feed.ordered()])
+    views = [pixels, pixels.flip(2)] if flip else [pixels]
+    with torch.inference_mode():
+        expected = torch.stack([run.model(Normalise(run.mean, run.std)(view)) for view in views]).mean(dim=0)
+    assert torch.allclose(halves[0] + halves[1], expected, atol=1e-4)
+    assert not halves[0][1::2].any() and not halves[1][::2].any()  # two processes share the work
+
+
+class Half(World):
+    """One of two processes, whose sum is left to the test."""
+
+    def __init__(self, rank):
+        super().__init__(rank, 2)
+
+    def sum(self, values):
+        return values
 
 
 def test_a_student_agrees_with_its_teacher_more_than_one_that_had_none(tiny_run, tmp_path):
@@ -92,9 +104,10 @@ def test_a_student_that_was_stopped_resumes_with_its_teacher_to_the_same_result(
     [
         ({"input": {"height": 16, "width": 16}}, r"another \[input\]"),
         ({"data": {"validation_fraction": 0.2}}, "other splits"),
+        ({"augment": {"mixup": 0.2}}, "whole images"),
     ],
 )
-def test_a_teacher_of_other_pixels_or_splits_is_refused_before_a_run_folder_exists(
+def test_a_teacher_that_does_not_fit_the_recipe_is_refused_before_a_run_folder_exists(
     tiny_run, tmp_path, sections, reason
 ):
     with pytest.raises(RunError, match=reason):
@@ -109,10 +122,10 @@ def test_a_teacher_of_other_labels_or_data_is_refused(tiny_run, monkeypatch, cha
     recipe, run = student(tiny_run), replace(load_run(tiny_run), **changed)
     monkeypatch.setattr("training.teacher.load_run", lambda path: run)
     with pytest.raises(RunError, match=reason):
-        find_teacher(recipe, open_dataset("digits", recipe.data), Normalise(run.mean, run.std))
+        find_teacher(recipe, open_dataset("digits", recipe.data))
 
 
-def test_a_missing_teacher_and_one_beside_the_hinge_loss_are_named(tmp_path):
+def test_a_missing_teacher_and_one_that_cannot_answer_are_named(tmp_path):
     with pytest.raises(RunError, match=r"nowhere is not a run"):
         train(student(tmp_path / "nowhere"), runs=tmp_path)
     with pytest.raises(RecipeError, match="no mixup, cutmix, label_smoothing or teacher"):
