@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from bundle.errors import ClearsightError
 
 from training.commands import data_report, describe, evaluate, export, find, report, retrain, train
+from training.memory import keep_freed_memory
 
 COMMANDS = (train, evaluate, export, retrain, describe, data_report, find, report)
 
@@ -16,6 +17,7 @@ COMMANDS = (train, evaluate, export, retrain, describe, data_report, find, repor
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or 2 with one sentence on standard error when it could not be done."""
     options = parser().parse_args(arguments)
+    keep_freed_memory()
     try:
         return int(options.run(options) or 0)
     except ClearsightError as error:
