@@ -148,11 +148,11 @@ class Train(Section):
     loss: Literal["cross_entropy", "hinge"] = "cross_entropy"
     """`hinge` is the multi-class hinge loss of a support vector machine."""
     label_smoothing: Fraction = 0.0
-    teacher: str | None = None
-    """Folder of a run whose network teaches this one beside the labels (knowledge distillation)."""
+    teachers: tuple[str, ...] = ()
+    """Folders of runs whose networks teach this one beside the labels (knowledge distillation)."""
     teacher_share: Annotated[float, Field(gt=0, le=1)] = 0.7
     teacher_temperature: Positive = 2.0
-    """The share of its answers in the loss, and what softens both answers to show which wrong classes are likely."""
+    """The share of their answers in the loss, and what softens all answers to show which wrong classes are likely."""
     balance: Literal["none", "loss", "sampling"] = "none"
     """Against imbalance: weigh each class's loss, or draw each class, in inverse proportion to its images."""
     clip_norm: Positive | None = None
@@ -231,15 +231,14 @@ class Recipe(Section):
     def portable(self) -> dict[str, Any]:
         """Return plain values that mean the same on other machines.
 
-        The folders of data and feedback are None; local weights are named by file and folder, a teacher by its run.
+        The folders of data and feedback are None; local weights are named by file and folder, teachers by their runs.
         """
         values: dict[str, Any] = self.model_dump(mode="json")
         values["data"] |= {"path": None, "feedback": None}
-        weights, teacher = self.model.weights, self.train.teacher
+        weights = self.model.weights
         if weights is not None and weights != "DEFAULT" and "://" not in weights:
             values["model"]["weights"] = str(Path(*Path(weights).resolve().parts[-2:]))
-        if teacher is not None:
-            values["train"]["teacher"] = Path(teacher).resolve().name
+        values["train"]["teachers"] = [Path(teacher).resolve().name for teacher in self.train.teachers]
         return values
 
     @model_validator(mode="after")
@@ -254,8 +253,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _loss_fits(self) -> Recipe:
         mixing = self.augment.mixup or self.augment.cutmix
-        if self.train.loss == "hinge" and (mixing or self.train.label_smoothing or self.train.teacher):
-            raise ValueError("train.loss hinge takes whole classes: no mixup, cutmix, label_smoothing or teacher")
+        if self.train.loss == "hinge" and (mixing or self.train.label_smoothing or self.train.teachers):
+            raise ValueError("train.loss hinge takes whole classes: no mixup, cutmix, label_smoothing or teachers")
         return self
 
     @model_validator(mode="after")

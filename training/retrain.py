@@ -80,7 +80,7 @@ def retrain(job: Job, watcher: Watcher = UNWATCHED) -> Outcome:
 def recipe_for(champion: Bundle, job: Job) -> Recipe:
     """Return the champion's recipe for another run: gentler and shorter when it starts from its weights.
 
-    The files that the champion's own run began from, weights and teacher, are not asked for again.
+    The files that the champion's own run began from, weights and teachers, are not asked for again.
     """
     recorded: dict[str, Any] | None = champion.manifest.lineage.recipe
     if champion.manifest.lineage.kind != "trained" or recorded is None:
@@ -97,9 +97,9 @@ def recipe_for(champion: Bundle, job: Job) -> Recipe:
 
 
 def _without_files(recipe: Recipe, afresh: bool) -> Recipe:
-    """Drop the teacher, and the weights where the champion's take their place."""
+    """Drop the teachers, and the weights where the champion's take their place."""
     model = recipe.model if afresh else recipe.model.model_copy(update={"weights": None})
-    return recipe.model_copy(update={"model": model, "train": recipe.train.model_copy(update={"teacher": None})})
+    return recipe.model_copy(update={"model": model, "train": recipe.train.model_copy(update={"teachers": ()})})
 
 
 def checkpoint_of(champion: Bundle) -> dict[str, torch.Tensor]:

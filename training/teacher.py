@@ -1,7 +1,7 @@
-"""A trained network that teaches another: knowledge distillation, Hinton et al. 2015, https://arxiv.org/abs/1503.02531.
+"""Trained networks that teach another: knowledge distillation, Hinton et al. 2015, https://arxiv.org/abs/1503.02531.
 
-The teacher answers every training image once, before the first epoch, as it is and mirrored where the recipe mirrors;
-the student learns from the mean. That costs one pass of the teacher instead of one in every epoch.
+The teachers answer every training image once, before the first epoch, as it is and mirrored where the recipe mirrors;
+the student learns from the mean. That costs one pass of each teacher instead of one in every epoch.
 """
 
 from __future__ import annotations
@@ -20,42 +20,43 @@ from training.recipe import Data, Recipe, Train
 from training.runs import TrainedRun, load_run
 from training.watcher import Watcher
 
+_LEAST = 1e-8
+"""A probability of zero has no logarithm."""
 SPLITS = {"validation_fraction", "test_fraction", "train_fraction"}
 
 
 class Lesson:
-    """What a teacher answers to each training image, and how much of the loss that is."""
+    """What teachers answer to each training image, and how much of the loss that is."""
 
-    def __init__(self, logits: Tensor, train: Train) -> None:
-        self.logits = logits
-        """float32 [images, classes], in the order of the training split."""
+    def __init__(self, softened: Tensor, train: Train) -> None:
+        self.logarithms = softened.clamp(min=_LEAST).log()
+        """Of the probabilities, float32 [images, classes], in the order of the training split."""
         self.share, self.temperature = train.teacher_share, train.teacher_temperature
 
     def blend(self, losses: Tensor, logits: Tensor, indices: Tensor) -> Tensor:
-        """Return `share` of the loss towards the teacher and the rest of `losses` [n], towards the labels.
+        """Return `share` of the loss towards the teachers and the rest of `losses` [n], towards the labels.
 
-        `logits` float32 [n, classes] are the student's for the training images `indices` [n]. Both answers are softened
+        `logits` float32 [n, classes] are the student's for the training images `indices` [n]. All answers are softened
         by the temperature, and their divergence is multiplied by its square, which keeps the size of its gradient
         (section 2.1).
         """
-        wanted = F.log_softmax(self.logits[indices].to(logits.device) / self.temperature, dim=1)
+        wanted = self.logarithms[indices].to(logits.device)
         given = F.log_softmax(logits / self.temperature, dim=1)
         divergence = F.kl_div(given, wanted, reduction="none", log_target=True).sum(dim=1)
         return (1 - self.share) * losses + self.share * self.temperature**2 * divergence
 
 
-def find_teacher(recipe: Recipe, dataset: Dataset) -> TrainedRun | None:
-    """Load the recipe's teacher, or return None where it names none.
+def find_teachers(recipe: Recipe, dataset: Dataset) -> list[TrainedRun]:
+    """Load the recipe's teachers.
 
-    Raises `RunError` where the teacher answers other labels, wants other pixels, or learned from other images: it
-    might have seen those that the student is judged by.
+    Raises `RunError` where one answers other labels, wants other pixels, or learned from other images: it might have
+    seen those that the student is judged by.
     """
-    if recipe.train.teacher is None:
-        return None
-    run = load_run(recipe.train.teacher)
-    if reason := _unfit(run, recipe, dataset):
-        raise RunError(f"train.teacher {recipe.train.teacher}: {reason}")
-    return run
+    runs = [load_run(path) for path in recipe.train.teachers]
+    for run in runs:
+        if reason := _unfit(run, recipe, dataset):
+            raise RunError(f"train.teachers {run.path}: {reason}")
+    return runs
 
 
 def _unfit(run: TrainedRun, recipe: Recipe, dataset: Dataset) -> str | None:
@@ -75,16 +76,20 @@ def _splits(data: Data) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def prepare_lesson(run: TrainedRun, feed: Feed, recipe: Recipe, world: World, watcher: Watcher) -> Lesson:
-    """Let the teacher answer the training images; several processes share them."""
-    device = pick_device(recipe.train.device)
-    model = run.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    normalise, mine = Normalise(run.mean, run.std), world.share(torch.arange(len(feed)))
-    answers, done = torch.zeros(len(feed), len(run.labels)), 0
+def prepare_lesson(runs: list[TrainedRun], feed: Feed, recipe: Recipe, world: World, watcher: Watcher) -> Lesson:
+    """Let the teachers answer the training images; several processes share them."""
+    device, train = pick_device(recipe.train.device), recipe.train
+    teachers = [(run.model.to(device), Normalise(run.mean, run.std)) for run in runs]
+    mine = world.share(torch.arange(len(feed)))
+    softened, done = torch.zeros(len(feed), len(runs[0].labels)), 0
     for pixels, _ in feed.ordered(mine):
-        x = normalise(pixels.to(device))
-        views = [x, x.flip(3)] if recipe.augment.flip else [x]
-        answers[mine[done : done + len(x)]] = torch.stack([model(view).float().cpu() for view in views]).mean(dim=0)
-        done += len(x)
-        watcher.images("asking the teacher", done, len(mine))
-    return Lesson(world.sum(answers), recipe.train)
+        views = [pixels, pixels.flip(2)] if recipe.augment.flip else [pixels]
+        answers = [
+            F.softmax(model(normalise(view.to(device))).float() / train.teacher_temperature, dim=1)
+            for model, normalise in teachers
+            for view in views
+        ]
+        softened[mine[done : done + len(pixels)]] = torch.stack(answers).mean(dim=0).cpu()
+        done += len(pixels)
+        watcher.images("asking the teachers", done, len(mine))
+    return Lesson(world.sum(softened), train)

@@ -33,7 +33,7 @@ from training.runs import (
     new_run_folder,
     read_facts,
 )
-from training.teacher import find_teacher, prepare_lesson
+from training.teacher import find_teachers, prepare_lesson
 from training.watcher import UNWATCHED, Watcher
 
 
@@ -64,14 +64,14 @@ def train(
         watcher.stage(taken.sentence())
         facts["transfer"] = taken.to_json()
         warm_start = fresh.state_dict()
-    teacher = find_teacher(recipe, dataset)
+    teachers = find_teachers(recipe, dataset)
     path = new_run_folder(Path(runs), recipe.name, recipe.train.seed) if world.writes else None
     path = world.same_path(path)
     if world.writes:
         write_json(path / RUN_FILE, facts)
     loop = Loop(path, recipe, feeds, len(dataset.labels), Normalise(mean, std), world, warm_start)
-    if teacher is not None:
-        loop.stepper.lesson = prepare_lesson(teacher, loop.feed, recipe, world, watcher)
+    if teachers:
+        loop.stepper.lesson = prepare_lesson(teachers, loop.feed, recipe, world, watcher)
     return _finish(loop, dataset, watcher)
 
 
@@ -98,9 +98,9 @@ def resume(
         raise RunError(f"{path}: the data has changed since the run began; start a new run")
     normalise = Normalise(tuple(facts["mean"]), tuple(facts["std"]))
     loop = Loop(path, recipe, _feeds(dataset, recipe), len(dataset.labels), normalise, world)
-    teacher = find_teacher(recipe, dataset)
-    if teacher is not None and not loop.finished():
-        loop.stepper.lesson = prepare_lesson(teacher, loop.feed, recipe, world, watcher)
+    teachers = find_teachers(recipe, dataset)
+    if teachers and not loop.finished():
+        loop.stepper.lesson = prepare_lesson(teachers, loop.feed, recipe, world, watcher)
     return _finish(loop, dataset, watcher)
 
 

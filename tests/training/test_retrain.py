@@ -76,13 +76,13 @@ def test_a_candidate_that_is_not_worse_takes_over(store):
 def test_a_retrain_asks_for_no_file_that_the_champions_own_run_began_from(first):
     champion = Store(first).open("digits")
     recorded = parse_recipe(champion.manifest.lineage.recipe).model_dump(mode="json")
-    recorded["model"]["weights"], recorded["train"]["teacher"] = "gone/best.pt", "gone"
+    recorded["model"]["weights"], recorded["train"]["teachers"] = "gone/best.pt", ["gone"]
     lineage = champion.manifest.lineage.model_copy(update={"recipe": recorded})
     champion = replace(champion, manifest=champion.manifest.model_copy(update={"lineage": lineage}))
     recipe = recipe_for(champion, Job("digits", Store(first)))
-    assert (recipe.model.weights, recipe.train.teacher) == (None, None)
+    assert (recipe.model.weights, recipe.train.teachers) == (None, ())
     afresh = recipe_for(champion, Job("digits", Store(first), afresh=True))
-    assert (afresh.model.weights, afresh.train.teacher) == ("gone/best.pt", None)
+    assert (afresh.model.weights, afresh.train.teachers) == ("gone/best.pt", ())
 
 
 def test_a_worse_candidate_is_published_but_not_promoted(store, capsys):
