@@ -41,9 +41,8 @@ def test_the_loss_is_the_softened_divergence_from_the_teacher_and_the_rest_that_
     wanted = softmax(told[indices].numpy().astype(np.float64) / 3, axis=1)
     given = softmax(logits.numpy().astype(np.float64) / 3, axis=1)
     expected = 0.3 * losses.numpy() + 0.7 * 9 * rel_entr(wanted, given).sum(axis=1)
-    assert np.allclose(
-        Lesson((told / 3).softmax(dim=1), settings).blend(losses, logits, indices).numpy(), expected, atol=1e-4
-    )
+    lesson = Lesson((told / 3).softmax(dim=1), settings)
+    assert np.allclose(lesson.blend(losses, logits, indices).numpy(), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -60,7 +59,7 @@ def test_the_teachers_answer_every_training_image_and_its_mirror_image(tiny_run,
         answers = torch.stack([(run.model(x) / 3).softmax(dim=1) for run in (first, second)])
     expected = answers.reshape(2, -1, len(pixels), 10).mean(dim=(0, 1))
     assert torch.allclose(halves[0] + halves[1], expected, atol=1e-5)
-    assert not halves[0][1::2].any() and not halves[1][::2].any()  # two processes share the work
+    assert (halves[0][1::2] < 1e-6).all() and (halves[1][::2] < 1e-6).all()  # two processes share the work
 
 
 class Half(World):
