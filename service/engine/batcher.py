@@ -28,7 +28,7 @@ from service.port import Answer
 
 _PATIENCE_S = 0.02
 """Work that waited longer than this is asked whether its client is still there."""
-_CAUTION = 1.1
+_CAUTION = 1.2
 """Batches vary: a deadline counts as met when the prediction, made so much longer, still meets it."""
 
 

@@ -21,6 +21,7 @@ from service.errors import (
     ModelNotReady,
     ModelRetired,
     ModelUnknown,
+    ServiceError,
     VersionUnknown,
 )
 from service.instance import Instance
@@ -139,10 +140,17 @@ class EngineClient:
             refusal = wire.parse_refusal(message.payload)
             if isinstance(refusal, ModelRetired):
                 aside(self.link.catch_up, served_number)
+            self._learn(served_number, refusal, deadline)
             raise refusal
         answer, wait_s = wire.parse_answer(message.payload, served, len(rows), outputs)
         self.link.waits[served_number] = (wait_s, time.monotonic())
         return answer
+
+    def _learn(self, served_number: int, refusal: ServiceError, deadline: float) -> None:
+        """Remember how long the engine is full: whoever comes meanwhile is refused before an image is decoded."""
+        if isinstance(refusal, DeadlineUnreachable) and refusal.retry_after_s is not None:
+            now = time.monotonic()
+            self.link.waits[served_number] = (deadline - now + refusal.retry_after_s, now)
 
     def _find(self, served: ServedModel) -> int | None:
         return next((number for number, known in self.link.served.items() if known is served), None)
