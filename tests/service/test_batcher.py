@@ -185,7 +185,7 @@ def test_a_refused_deadline_says_when_it_can_be_met(bench: Bench) -> None:
         bench.submit(lane, value)
     with pytest.raises(DeadlineUnreachable) as refusal:
         bench.submit(lane, 9, deadline_s=1.0)
-    assert 3 < (refusal.value.retry_after_s or 0) < 4.5, "4.5 s of work for a deadline of 1 s"
+    assert 3 < (refusal.value.retry_after_s or 0) < 5, "4.75 s of work, and a fifth to spare, for a deadline of 1 s"
 
 
 def test_a_flooded_model_does_not_starve_another(bench: Bench) -> None:

@@ -14,7 +14,15 @@ from service.engine.devices import CPU, choose_device, cuda, provider_of
 from service.engine.engine import Engine, running
 from service.engine.network import Network, open_session, run_bound
 from service.engine.variants import rank_variants
-from service.errors import DeviceUnavailable, ModelNotReady, ModelRetired, ModelUnknown, RequestInvalid, VersionUnknown
+from service.errors import (
+    DeadlineUnreachable,
+    DeviceUnavailable,
+    ModelNotReady,
+    ModelRetired,
+    ModelUnknown,
+    RequestInvalid,
+    VersionUnknown,
+)
 from service.ipc.catalog import News
 from service.ipc.client import EngineClient
 from service.metrics import Metrics
@@ -84,6 +92,28 @@ def test_a_worker_that_missed_the_news_learns_them_from_the_refusal(
     with pytest.raises(ModelRetired):
         linked.infer(old, rows(1), deadline=soon())
     assert linked.infer(linked.resolve(None, None), rows(1), deadline=soon()).model.version == 2
+
+
+def test_a_worker_that_was_refused_refuses_what_comes_until_the_engine_has_room_again(
+    linked: EngineClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linked.link._stop.set()
+    linked.link._thread.join(5)  # the news would say that nothing waits
+
+    def full(*_: object) -> None:
+        raise DeadlineUnreachable("The answer would take about 1.4 s.", retry_after_s=0.4)
+
+    linked.admit(time.monotonic() + 1.0)
+    monkeypatch.setattr(engine.batcher, "admit", full)
+    with pytest.raises(DeadlineUnreachable):
+        linked.infer(linked.resolve(None, None), rows(1), deadline=time.monotonic() + 1.0)
+    refused = time.monotonic()
+    with pytest.raises(DeadlineUnreachable) as caught:
+        linked.admit(refused + 1.0)
+    assert 0.2 < (caught.value.retry_after_s or 0.0) <= 0.4
+    linked.admit(refused + 2.0)  # there is time enough for this one
+    time.sleep(0.45)
+    linked.admit(time.monotonic() + 1.0)
 
 
 def test_an_edition_that_was_overtaken_changes_nothing(linked: EngineClient, engine: Engine, store: Path) -> None:
