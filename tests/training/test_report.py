@@ -2,9 +2,13 @@ import json
 import re
 import shutil
 
+import numpy as np
+
 from training.__main__ import main
+from training.data.dataset import Split
 from training.recipe import load_recipe
-from training.report import write_report
+from training.report import write_evaluation, write_report
+from training.runs import load_run
 
 
 def test_the_report_needs_nothing_but_itself(tiny_run):
@@ -21,6 +25,16 @@ def test_the_report_holds_figures_reading_data_and_recipe(tiny_run):
     assert facts["data"]["fingerprint"] in page
     for words in ("Confusion matrix", "Reliability", "Worst errors", "too short to read", "train.learning_rate"):
         assert words in page
+
+
+def test_the_top_five_of_fewer_than_six_classes_are_no_figure(tmp_path, tiny_run):
+    run = load_run(tiny_run)
+    two = Split([item for item in run.data.test.items if item.target < 2])
+    certain = np.eye(2, dtype=np.float32)[two.targets()]
+    write_evaluation(tmp_path / "two.html", "zero or one", two, certain, run.labels[:2], run.preprocessing)
+    assert "top-1" in (tmp_path / "two.html").read_text()
+    assert "top-5" not in (tmp_path / "two.html").read_text()
+    assert "top-5" in (tiny_run / "report.html").read_text()
 
 
 def test_the_report_follows_the_readers_dark_mode_and_fits_a_phone(tiny_run):
