@@ -22,6 +22,7 @@ from training.data.feed import MemoryFeed
 from training.data.tensors import Images
 from training.distributed import World
 from training.loop import Loop
+from training.memory import keep_freed_memory
 from training.recipe import Recipe, parse_recipe
 from training.runs import make_model
 
@@ -50,6 +51,7 @@ def main() -> None:
         "--clock", choices=list(CLOCKS), default="wall", help="cpu: one thread, on a busy machine (wall)"
     )
     options = parser.parse_args()
+    keep_freed_memory()  # as the commands of the package do; the bare loop gains from it as well
     if options.clock == "cpu":
         torch.set_num_threads(1)  # idle threads that wait for work would count as work
     threads = f"{torch.get_num_threads()} threads, {options.clock} clock"
