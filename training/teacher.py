@@ -22,7 +22,7 @@ from training.watcher import Watcher
 
 _LEAST = 1e-8
 """A probability of zero has no logarithm."""
-SPLITS = {"validation_fraction", "test_fraction", "train_fraction"}
+_SPLITS = {"validation_fraction", "test_fraction", "train_fraction"}
 
 
 class Lesson:
@@ -72,7 +72,7 @@ def _unfit(run: TrainedRun, recipe: Recipe, dataset: Dataset) -> str | None:
 
 
 def _splits(data: Data) -> dict[str, float]:
-    return data.model_dump(include=SPLITS)
+    return data.model_dump(include=_SPLITS)
 
 
 @torch.inference_mode()

@@ -140,7 +140,8 @@ class EngineClient:
             refusal = wire.parse_refusal(message.payload)
             if isinstance(refusal, ModelRetired):
                 aside(self.link.catch_up, served_number)
-            self._learn(served_number, refusal, deadline)
+            if len(rows) == 1:  # more images may find no room where one does
+                self._learn(served_number, refusal, deadline)
             raise refusal
         answer, wait_s = wire.parse_answer(message.payload, served, len(rows), outputs)
         self.link.waits[served_number] = (wait_s, time.monotonic())

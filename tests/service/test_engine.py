@@ -103,8 +103,10 @@ def test_a_worker_that_was_refused_refuses_what_comes_until_the_engine_has_room_
     def full(*_: object) -> None:
         raise DeadlineUnreachable("The answer would take about 1.4 s.", retry_after_s=0.4)
 
-    linked.admit(time.monotonic() + 1.0)
     monkeypatch.setattr(engine.batcher, "admit", full)
+    with pytest.raises(DeadlineUnreachable):
+        linked.infer(linked.resolve(None, None), rows(3), deadline=time.monotonic() + 1.0)
+    linked.admit(time.monotonic() + 1.0)  # there may be room for one where there is none for three
     with pytest.raises(DeadlineUnreachable):
         linked.infer(linked.resolve(None, None), rows(1), deadline=time.monotonic() + 1.0)
     refused = time.monotonic()
