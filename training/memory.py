@@ -15,7 +15,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep freed activations for the next batch; a no-op with other C libraries.
 
     By default it returns blocks of a few megabytes to the kernel at once, which then clears the same pages for every
-    layer of every batch: about a fifth of the time of a small network on two busy cores.
+    layer of every batch.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)

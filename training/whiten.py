@@ -1,7 +1,7 @@
 """A first convolution that starts as the whitening of image patches.
 
-After Page 2018, "How to train your ResNet", and Jordan 2024, https://arxiv.org/abs/2404.00498, where it halves the
-epochs that a small network needs for CIFAR-10. Freeze the convolution (`train.freeze`) to keep it that way.
+After Page 2018, "How to train your ResNet", and Jordan 2024, https://arxiv.org/abs/2404.00498. Freeze the convolution
+(`train.freeze`) to keep it that way.
 """
 
 from __future__ import annotations
