@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from service.children import die_with_parent
+from service.descriptors import allow_connections
 from service.logs import configure_logs
 from service.settings import read_settings
 
@@ -25,7 +26,7 @@ bind = (
 workers = settings.workers
 worker_class = "service.worker.Worker"
 threads = settings.threads
-worker_connections = settings.connections
+worker_connections = allow_connections(settings.connections)
 keepalive = max(1, int(settings.keepalive_s))
 # A worker whose main loop says nothing for this long is killed and replaced.
 timeout = int(settings.hang_s) + 4

@@ -8,7 +8,8 @@ from typing import Any
 
 import structlog
 from bundle.errors import ClearsightError
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g
+from flask.globals import request_ctx
 from flask.sessions import SecureCookieSession, SessionInterface
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.routing import BaseConverter
@@ -17,6 +18,7 @@ from service import guards
 from service.context import Collaborators, Context, context
 from service.errors import BodyTooLarge, ServiceError
 from service.lean import LeanFlask
+from service.logs import Sparing
 from service.port import EnginePort
 from service.problems import UNMATCHED, note_fault, problem
 from service.routes import (
@@ -36,6 +38,10 @@ from service.routes import (
 from service.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.http"))
+
+_BUSY = (429, 503)
+"""What an overloaded service answers, perhaps thousands of times a second: not every one gets its line."""
+_refusals = Sparing(10)
 
 MODULES = (predict, health, metrics, models, batching, explain, feedback, v1, v2, torchserve, openapi, pages)
 
@@ -80,7 +86,7 @@ def create_app(settings: Settings, engine: EnginePort, draining: Callable[[], bo
 
     @app.before_request
     def begin() -> None:
-        g.clearsight = Context(shared, request.environ)
+        g.clearsight = Context(shared, request_ctx.request)
 
     app.after_request(_finish)
     app.register_error_handler(ClearsightError, _refuse)
@@ -101,21 +107,26 @@ def _finish(response: Response) -> Response:
     headers.add("X-Content-Type-Options", "nosniff")
     headers.add("X-Request-Id", ctx.request_id)
     headers.add("Server-Timing", ctx.server_timing())
-    rule = request.url_rule
+    rule = ctx.request.url_rule
     route = rule.rule if rule is not None else UNMATCHED
     status = response.status_code
     ctx.engine.observe(route, status, stages)
     level = ctx.settings.access_log
     if level == "all" or (level == "errors" and status >= 400):
-        log.info(
-            "request",
-            request_id=ctx.request_id,
-            method=request.method,
-            route=route,
-            status=status,
-            ms=round(stages["total"] * 1000, 3),
-        )
+        _log_request(ctx, route, status, level == "errors")
     return response
+
+
+def _log_request(ctx: Context, route: str, status: int, sparingly: bool) -> None:
+    more: dict[str, Any] = {}
+    if sparingly and status in _BUSY:
+        left_out = _refusals.left_out(ctx.started)
+        if left_out is None:
+            return
+        if left_out:
+            more["left_out"] = left_out
+    ms = round(ctx.stages["total"] * 1000, 3)
+    log.info("request", request_id=ctx.request_id, method=ctx.request.method, route=route, status=status, ms=ms, **more)
 
 
 def _refuse(error: ClearsightError) -> Response:

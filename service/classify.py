@@ -10,12 +10,11 @@ from typing import TypeVar
 import numpy as np
 from bundle.errors import ClearsightError, ImageError, ImageSizeMismatch
 from bundle.preprocess import Prepared, preprocess
-from flask import request
 
 from service.context import Context
 from service.cost import is_quick
 from service.errors import ModelRetired, Overloaded
-from service.intake import deadline_of, departure_of, integer_of
+from service.intake import client_of, deadline_of, integer_of
 from service.loop import aside
 from service.parts import infer_parts
 from service.port import PROBABILITIES, Answer, Rows, ServedModel
@@ -35,7 +34,7 @@ class Target:
 
 def target_of(ctx: Context, model: str | None, version: str | None) -> Target:
     """Return whom a request asks, and until when it waits. Raises `RequestInvalid`."""
-    return Target(model, integer_of("version", version, None, 1), deadline_of(request, ctx.settings, ctx.started))
+    return Target(model, integer_of("version", version, None, 1), deadline_of(ctx.request, ctx.settings, ctx.started))
 
 
 @dataclass(slots=True)
@@ -62,7 +61,7 @@ class admitted:  # noqa: N801 - it is used like a function, and cheaper than one
     def __enter__(self) -> ServedModel:
         ctx, target = self._ctx, self._target
         served = ctx.engine.choose(target.model, target.version, ctx.request_id)
-        if request.environ.get("clearsight.refused") or not ctx.tickets.acquire():
+        if ctx.request.environ.get("clearsight.refused") or not ctx.tickets.acquire():
             raise Overloaded("Every place for a request in flight is taken.", retry_after_s=1.0)
         try:
             ctx.engine.admit(target.deadline, 1, target.model)
@@ -141,7 +140,7 @@ def prepare(ctx: Context, served: ServedModel, data: bytes, alone: bool) -> Prep
 
 def infer(ctx: Context, served: ServedModel, rows: Rows, deadline: float, outputs: tuple[str, ...]) -> Answer:
     """Run rows through the engine and keep its times."""
-    answer = ctx.engine.infer(served, rows, deadline=deadline, outputs=outputs, gone=departure_of(request.environ))
+    answer = ctx.engine.infer(served, rows, deadline=deadline, outputs=outputs, client=client_of(ctx.request.environ))
     ctx.stages.update(answer.timings)
     ctx.batch_size = answer.batch_size
     ctx.last = time.perf_counter()

@@ -54,7 +54,7 @@ class Connection:
         self.refused = False
         """Set when the request is to be refused without reading its body."""
 
-    def feed(self, data: bytes) -> bool:
+    def feed(self, data: bytes | memoryview) -> bool:
         """Add what was read; return whether the request is complete, or broken enough for the parser to say so."""
         self.received += data
         if not self.need and not self._read_head():
@@ -100,11 +100,6 @@ class Connection:
             self.sock.sendall(data)
         finally:
             self.sock.setblocking(False)
-
-    @property
-    def missing(self) -> int:
-        """Bytes worth asking the socket for."""
-        return min(max(self.need - len(self.received), 65536), 2**20)
 
     @property
     def idle(self) -> bool:

@@ -6,10 +6,9 @@ import base64
 import binascii
 import itertools
 import re
-import select
 import socket
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -32,6 +31,11 @@ DEFAULT_TOP_K = 5
 WITH_EMBEDDING = ("probabilities", "embedding")
 _ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}\Z")
 _numbers = itertools.count(1)
+
+
+def arguments_of(request: Request) -> Mapping[str, str]:
+    """Return what the URL asks; most ask nothing, and reading that has its price too."""
+    return request.args if request.environ.get("QUERY_STRING") else {}
 
 
 def request_id_of(environ: dict[str, Any]) -> str:
@@ -130,14 +134,19 @@ def check_length(request: Request, settings: Settings) -> None:
     """
     if "HTTP_CONTENT_ENCODING" in request.environ:
         inflate(request.environ, settings.max_body_bytes)
-    length = request.content_length
+    length = _length_of(request.environ)
     if length is not None and length > settings.max_body_bytes:
         raise BodyTooLarge(f"The body is {length} bytes; at most {settings.max_body_bytes} are accepted.")
 
 
+def _length_of(environ: dict[str, Any]) -> int | None:
+    given = environ.get("CONTENT_LENGTH")
+    return int(given) if given and given.isdecimal() and "HTTP_TRANSFER_ENCODING" not in environ else None
+
+
 def read_body(request: Request, settings: Settings) -> bytes:
     """Read the whole body. Raises `BodyTooLarge`, or `BodyIncomplete` when the client stopped sending."""
-    length = request.content_length
+    length = _length_of(request.environ)
     limit = settings.max_body_bytes
     if length is None and not request.environ.get("wsgi.input_terminated"):
         return b""
@@ -220,17 +229,7 @@ def decode64(value: Any, where: str) -> bytes:
         raise RequestInvalid(f"{where} is not valid base64.") from None
 
 
-def departure_of(environ: dict[str, Any]) -> Callable[[], bool] | None:
-    """Return a question whether the client has closed its connection, where the server shows its socket."""
+def client_of(environ: dict[str, Any]) -> socket.socket | None:
+    """Return the client's connection, where the server shows it."""
     sock = environ.get("gunicorn.socket")
-    return (lambda: has_left(sock)) if isinstance(sock, socket.socket) else None
-
-
-def has_left(sock: socket.socket) -> bool:
-    """Return whether the other end closed the connection. Never blocks and reads nothing away."""
-    try:
-        readable, _, _ = select.select([sock], [], [], 0)
-        # Below TLS too: the end of the connection is no secret, and an SSLSocket does not peek.
-        return bool(readable) and socket.socket.recv(sock, 1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except (OSError, ValueError):
-        return True
+    return sock if isinstance(sock, socket.socket) else None

@@ -42,6 +42,30 @@ def configure_logs(settings: Settings) -> None:
     )
 
 
+class Sparing:
+    """Lets so many lines a second through and counts the others: an overload must not grow by being told of."""
+
+    def __init__(self, lines_per_second: int) -> None:
+        self._most = lines_per_second
+        self._second = -1
+        self._lines = 0
+        self._left_out = 0
+
+    def left_out(self, now: float) -> int | None:
+        """Return how many lines were left out before this one, or None where it is to be left out itself.
+
+        `now` is in monotonic seconds.
+        """
+        if int(now) != self._second:
+            self._second, self._lines = int(now), 0
+        self._lines += 1
+        if self._lines > self._most:
+            self._left_out += 1
+            return None
+        left_out, self._left_out = self._left_out, 0
+        return left_out
+
+
 class GunicornLogger(Logger):  # type: ignore[misc]
     """Hands gunicorn's lines to the root logger; requests are logged by the application."""
 

@@ -19,6 +19,7 @@ from types import FrameType
 import structlog
 
 from service.children import start_child
+from service.descriptors import allow_connections
 from service.instance import Instance
 from service.keeper import Keeper
 from service.logs import configure_logs
@@ -32,6 +33,7 @@ SOCKET = "CLEARSIGHT_SOCKET"
 REPLACES = "CLEARSIGHT_REPLACES"
 """How the parent tells a gunicorn that it replaces one that died; not a setting."""
 _MOST_FAILURES = 5
+_ADVICE = "raise the limit of open files (ulimit -n, or nofile of the container), or lower CLEARSIGHT_CONNECTIONS"
 _STEADY_S = 10.0
 """gunicorn is restarted when it dies; this many deaths within this many seconds of life each end the service."""
 
@@ -56,6 +58,9 @@ class Parent:
             return EXIT_SETTINGS
         for number, event in ((signal.SIGTERM, "stop"), (signal.SIGINT, "stop"), (signal.SIGHUP, "renew")):
             signal.signal(number, self._put(event))
+        possible = allow_connections(self.settings.connections)
+        if possible < self.settings.connections:
+            log.warning("connections.limited", wanted=self.settings.connections, possible=possible, advice=_ADVICE)
         instance = Instance.create(self.settings.runtime)
         instance.introduce(os.getpid(), listener.getsockname()[1])
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -91,11 +91,11 @@ class EnginePort(Protocol):
         *,
         deadline: float,
         outputs: tuple[str, ...] = PROBABILITIES,
-        gone: Callable[[], bool] | None = None,
+        client: socket.socket | None = None,
     ) -> Answer:
         """Run uint8 rows [n, height, width, channels] and wait for their answer.
 
-        `deadline` is in monotonic seconds; `gone` tells whether the client has left, asked before the work runs.
+        `deadline` is in monotonic seconds; work whose `client` has left does not run.
         Raises what `admit` does, `DeadlineExceeded`, `ClientGone`, `InferenceFailed`, or `RequestInvalid` for an
         output that the model does not have.
         """

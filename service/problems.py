@@ -13,6 +13,7 @@ from flask import Response
 
 from service.context import Context
 from service.errors import ServiceError, status_of
+from service.lean import LeanResponse
 
 log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.http"))
 
@@ -31,7 +32,7 @@ def problem_fields(error: ClearsightError) -> dict[str, object]:
 def problem(error: ClearsightError, request_id: str) -> Response:
     """Render an error as a response, with `Retry-After` where waiting helps."""
     fields = {**problem_fields(error), "request_id": request_id}
-    response = Response(json.dumps(fields) + "\n", status=status_of(error), content_type=MEDIA_TYPE)
+    response = LeanResponse(json.dumps(fields) + "\n", status=status_of(error), content_type=MEDIA_TYPE)
     add_retry(response, error)
     return response
 

@@ -26,6 +26,8 @@ from service.problems import UNMATCHED
 
 _STOPPING_S = 0.5
 """A stopping worker keeps idle connections this long, for a request that is on its way."""
+_AT_ONCE = 2**18
+"""Bytes that are read in one go: into the same memory for all, as memory that comes and goes has to be cleared."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -39,6 +41,7 @@ class Reader(ThreadWorker):  # type: ignore[misc]
         """Prepare what gthread's own start needs."""
         self._waiting: set[Connection] = set()
         self._buffered = 0
+        self._scratch = memoryview(bytearray(_AT_ONCE))
         self._shared: Collaborators | None = None
         self._tls: ssl.SSLContext | None = ssl_context(self.cfg) if self.cfg.is_ssl else None
         super().init_process()
@@ -88,18 +91,18 @@ class Reader(ThreadWorker):  # type: ignore[misc]
             self._unregister(conn)
             return
         try:
-            data = sock.recv(conn.missing)
+            size = sock.recv_into(self._scratch)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
             self._register(conn)
             return
         except OSError:
-            data = b""
-        if not data:
+            size = 0
+        if not size:
             self._discard(conn)
             return
-        self._add(conn, data)
+        self._add(conn, self._scratch[:size])
 
-    def _add(self, conn: Connection, data: bytes) -> None:
+    def _add(self, conn: Connection, data: bytes | memoryview) -> None:
         """Add what was read, and hand the request on once it is complete or to be refused."""
         if conn.idle:
             conn.deadline = time.monotonic() + self._shared_settings().read_timeout_s

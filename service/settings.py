@@ -55,7 +55,9 @@ class Settings(BaseSettings):
     reserved_threads: Annotated[int, Field(ge=1, le=64)] = Field(
         8, description="threads per worker that only health, metrics and refusals may use"
     )
-    connections: Annotated[int, Field(ge=16, le=100_000)] = Field(1000, description="open connections per worker")
+    connections: Annotated[int, Field(ge=16, le=100_000)] = Field(
+        1000, description="open connections per worker; fewer where the limit of open files is lower"
+    )
     keepalive_s: Seconds = Field(15.0, description="seconds that an idle connection is kept")
     read_timeout_s: Seconds = Field(30.0, description="seconds that a client may take to send one request")
 
@@ -125,7 +127,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["json", "text"] = Field("json", description="json for machines, text for a terminal")
     access_log: Literal["all", "errors", "none"] = Field(
-        "errors", description="which answers are logged, one line each"
+        "errors", description="which answers are logged; with errors, at most ten 429 and 503 a second and worker"
     )
 
     @field_validator("workers")

@@ -6,6 +6,7 @@ Each steps aside while its batch runs. All other requests, and with TLS every on
 from __future__ import annotations
 
 import gc
+import io
 import logging
 import math
 import queue
@@ -18,6 +19,7 @@ from typing import Any
 
 import structlog
 from gunicorn import util
+from gunicorn.http.body import LengthReader
 from gunicorn.http.errors import (
     ExpectationFailed,
     ForbiddenProxyRequest,
@@ -212,17 +214,34 @@ class Worker(Reader):
         """Answer one request; return whether the connection may go on."""
         if conn.parser is None:
             conn.parser = PeerParser(self._snapshot, conn.sock, conn.client)
-        parser = conn.parser
         request = None
         try:
-            parser.unreader.unread(bytes(conn.received))
-            request = next(parser)
+            request = self._parse(conn)
             return self._respond(conn, request)
         except (NoMoreData, StopIteration, OSError):
             return False
         except Exception as error:
             self.handle_error(request, conn.sock, conn.client, error)
             return False
+
+    def _parse(self, conn: Connection) -> Any:
+        """Return gunicorn's request. The body that is here already goes around the parser, which would copy it."""
+        parser = conn.parser
+        if not conn.complete:
+            parser.unreader.unread(bytes(conn.received))
+            return next(parser)
+        received = memoryview(conn.received)
+        parser.unreader.unread(bytes(received[: conn.head]))
+        request = next(parser)
+        reader = request.body.reader
+        if isinstance(reader, LengthReader) and reader.length == conn.length:
+            request.body = io.BytesIO(received[conn.head : conn.need])
+            rest = received[conn.need :]
+        else:  # the parser reads the head in another way, and it has the last word
+            rest = received[conn.head :]
+        if rest:
+            parser.unreader.unread(bytes(rest))
+        return request
 
     def _respond(self, conn: Connection, request: Any) -> bool:
         reply = Reply()

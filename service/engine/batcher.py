@@ -13,8 +13,8 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from bundle.errors import ClearsightError
 
+from service.departure import departed
 from service.engine.work import AwaitedWork, BatchReport, Lane, Work
 from service.errors import (
     ClientGone,
@@ -297,19 +297,13 @@ class Batcher:
 
 def _still_wanted(works: list[Work], now: float) -> list[Work]:
     """Refuse what expired or whose client has gone, and return the rest."""
+    gone = departed(work.client for work in works if work.client and now - work.arrived > _PATIENCE_S)
     wanted = []
     for work in works:
-        refusal = _refusal(work, now)
-        if refusal is None:
-            wanted.append(work)
+        if work.dropped or work.deadline <= now:
+            work.finish(None, DeadlineExceeded("The deadline passed while the images were waiting."))
+        elif work.client in gone:
+            work.finish(None, ClientGone("The client closed the connection while its images were waiting."))
         else:
-            work.finish(None, refusal)
+            wanted.append(work)
     return wanted
-
-
-def _refusal(work: Work, now: float) -> ClearsightError | None:
-    if work.dropped or work.deadline <= now:
-        return DeadlineExceeded("The deadline passed while the images were waiting.")
-    if work.gone is not None and now - work.arrived > _PATIENCE_S and work.gone():
-        return ClientGone("The client closed the connection while its images were waiting.")
-    return None

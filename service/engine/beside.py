@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 from bundle.errors import ClearsightError
@@ -25,10 +25,10 @@ class BesideWork(Work):
         rows: Rows,
         outputs: tuple[str, ...],
         deadline: float,
-        gone: Callable[[], bool] | None,
+        client: socket.socket | None,
         loop: Loop,
     ) -> None:
-        super().__init__(rows, outputs, deadline, gone)
+        super().__init__(rows, outputs, deadline, client)
         self._loop = loop
         self._done = False
         self._waiter: Any = None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ class Engine:
         *,
         deadline: float,
         outputs: tuple[str, ...] = PROBABILITIES,
-        gone: Callable[[], bool] | None = None,
+        client: socket.socket | None = None,
     ) -> Answer:
         """See `EnginePort.infer`."""
         lane, batcher = self.lane_of(served), self.batcher
@@ -87,9 +87,9 @@ class Engine:
         parts, loop = split(rows, lane.plan.cap), current()
         works: list[AwaitedWork | BesideWork]
         if loop:
-            works = [BesideWork(part, outputs, deadline, gone, loop) for part in parts]
+            works = [BesideWork(part, outputs, deadline, client, loop) for part in parts]
         else:
-            works = [AwaitedWork(part, outputs, deadline, gone) for part in parts]
+            works = [AwaitedWork(part, outputs, deadline, client) for part in parts]
         if len(works) == 1 and isinstance(works[0], AwaitedWork):
             batcher.run_or_submit(lane, works[0])
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
 class Work:
     """Rows that run together, their deadline (monotonic seconds), and the place where the answer appears."""
 
-    __slots__ = ("answer", "arrived", "deadline", "dropped", "error", "gone", "images", "outputs", "rows")
+    __slots__ = ("answer", "arrived", "client", "deadline", "dropped", "error", "images", "outputs", "rows")
 
     def __init__(
-        self, rows: Rows, outputs: tuple[str, ...], deadline: float, gone: Callable[[], bool] | None = None
+        self, rows: Rows, outputs: tuple[str, ...], deadline: float, client: socket.socket | None = None
     ) -> None:
         self.rows = rows
         self.images = len(rows)
         self.outputs = outputs
         self.deadline = deadline
-        self.gone = gone
+        self.client = client
         self.arrived = 0.0
         self.answer: Answer | None = None
         self.error: ClearsightError | None = None
@@ -61,9 +62,9 @@ class AwaitedWork(Work):
     __slots__ = ("_called", "_done", "_duty", "leads")
 
     def __init__(
-        self, rows: Rows, outputs: tuple[str, ...], deadline: float, gone: Callable[[], bool] | None = None
+        self, rows: Rows, outputs: tuple[str, ...], deadline: float, client: socket.socket | None = None
     ) -> None:
-        super().__init__(rows, outputs, deadline, gone)
+        super().__init__(rows, outputs, deadline, client)
         self._done = threading.Lock()
         self._done.acquire()
         self._called = threading.Lock()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import socket
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from service.checks import check_request
+from service.departure import departed
 from service.errors import (
     ClientGone,
     DeadlineExceeded,
@@ -121,7 +122,7 @@ class EngineClient:
         *,
         deadline: float,
         outputs: tuple[str, ...] = PROBABILITIES,
-        gone: Callable[[], bool] | None = None,
+        client: socket.socket | None = None,
     ) -> Answer:
         """See `EnginePort.infer`."""
         check_request(served, rows, outputs)
@@ -130,7 +131,7 @@ class EngineClient:
         epoch, stream = self._stream()
         try:
             stream.send(*parts)
-            message = self._await(stream, number, epoch, deadline, gone)
+            message = self._await(stream, number, epoch, deadline, client)
         except (OSError, ValueError):
             stream.close()
             raise EngineUnavailable("The engine was lost while it held this request.", retry_after_s=1.0) from None
@@ -200,7 +201,7 @@ class EngineClient:
         number: int,
         epoch: str,
         deadline: float,
-        gone: Callable[[], bool] | None,
+        client: socket.socket | None,
     ) -> Message:
         """Wait for the reply of this number; replies to requests that were given up are dropped."""
         while True:
@@ -212,7 +213,7 @@ class EngineClient:
             if self.link.epoch != epoch:
                 raise EngineUnavailable("The engine was lost while it held this request.", retry_after_s=1.0)
             late = time.monotonic() > deadline + _GRACE_S
-            if late or (gone is not None and gone()):
+            if late or (client is not None and departed([client])):
                 stream.send(wire.pack_cancel(number))
                 if late:
                     raise DeadlineExceeded("The deadline passed while the images were waiting or running.")

@@ -9,7 +9,7 @@ from typing import Any
 
 from service.ipc.wire import HEAD
 
-_CHUNK = 65536
+_CHUNK = 2**18
 _LARGEST = 2**34
 _TIME = struct.Struct("@ll")  # struct timeval
 
@@ -31,7 +31,10 @@ class Stream:
     def __init__(self, sock: socket.socket, send_s: float) -> None:
         self.sock = sock
         self._held = bytearray()
-        self._need = 0
+        self._taken = 0
+        """Bytes at the beginning of what is held that belong to messages which were taken already."""
+        self._scratch = memoryview(bytearray(_CHUNK))
+        """Read into again and again: memory that comes and goes has to be cleared each time."""
         # The kernel's own time limits: a Python timeout costs a poll for every call.
         sock.setblocking(True)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(send_s))
@@ -81,43 +84,44 @@ class Stream:
         """
         while (message := self._take()) is None:
             try:
-                chunk = self.sock.recv(max(_CHUNK, self._need - len(self._held)), flags)
+                size = self.sock.recv_into(self._scratch, 0, flags)
             except BlockingIOError:
                 return None
-            if not chunk:
+            if not size:
                 raise ConnectionResetError("the other end has hung up")
+            chunk = self._scratch[:size]
             if not self._held and (message := _whole(chunk)) is not None:
                 return message
+            del self._held[: self._taken]
+            self._taken = 0
             self._held += chunk
         return message
 
     def _take(self) -> Message | None:
-        """Cut the first message off what was received, once it is whole."""
-        held = self._held
-        if len(held) < HEAD.size:
+        """Take the next message of what was received, once it is whole."""
+        start = self._taken + HEAD.size
+        if len(self._held) < start:
             return None
-        if not self._need:
-            kind, number, length = HEAD.unpack_from(held)
-            if length > _LARGEST:
-                raise ValueError(f"a message of {length} bytes was announced")
-            self._need = HEAD.size + length
-        if len(held) < self._need:
+        kind, number, length = HEAD.unpack_from(self._held, self._taken)
+        if length > _LARGEST:
+            raise ValueError(f"a message of {length} bytes was announced")
+        end = start + length
+        if len(self._held) < end:
             return None
-        kind, number, _ = HEAD.unpack_from(held)
-        if len(held) == self._need:
-            payload, self._held = memoryview(held)[HEAD.size :], bytearray()
-        else:
-            payload, self._held = memoryview(bytes(held[HEAD.size : self._need])), held[self._need :]
-        self._need = 0
-        return Message(kind, number, payload)
+        with memoryview(self._held) as held:
+            payload = bytes(held[start:end])
+        self._taken = end
+        if end == len(self._held):
+            self._held, self._taken = bytearray(), 0
+        return Message(kind, number, memoryview(payload))
 
 
-def _whole(chunk: bytes) -> Message | None:
-    """Return the message that is exactly these bytes: the usual case, and nothing is copied."""
+def _whole(chunk: memoryview) -> Message | None:
+    """Return the message that is exactly these bytes: the usual case."""
     if len(chunk) < HEAD.size:
         return None
     kind, number, length = HEAD.unpack_from(chunk)
-    return Message(kind, number, memoryview(chunk)[HEAD.size :]) if len(chunk) == HEAD.size + length else None
+    return Message(kind, number, memoryview(bytes(chunk[HEAD.size :]))) if len(chunk) == HEAD.size + length else None
 
 
 def _timeval(seconds: float) -> bytes:

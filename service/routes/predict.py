@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 from bundle.errors import ClearsightError
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from service.classify import Classified, admitted, classify, target_of
 from service.context import context
-from service.intake import Options, options_of, read_images
+from service.intake import Options, arguments_of, options_of, read_images
 from service.lean import LeanResponse
 from service.problems import problem_fields
 from service.rendering import extras_of, many_answer, result_text, single_answer, text_of
@@ -21,11 +21,11 @@ blueprint = Blueprint("predict", __name__)
 def predict() -> Response:
     """Classify the images of one request."""
     ctx = context()
-    arguments = request.args
+    arguments = arguments_of(ctx.request)
     target = target_of(ctx, arguments.get("model"), arguments.get("version"))
     options = options_of(arguments)
     with admitted(ctx, target) as served:
-        images, many = read_images(request, ctx.settings)
+        images, many = read_images(ctx.request, ctx.settings)
         ctx.mark("read")
         classified = classify(ctx, served, images, target, options.outputs, alone=not many)
     body = answer_text(ctx.request_id, classified, options, many)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -144,14 +145,17 @@ def test_expired_abandoned_and_orphaned_work_never_runs(bench: Bench) -> None:
     dropped = bench.submit(lane, 2)
     with pytest.raises(DeadlineExceeded):
         dropped.wait(0.0)
-    orphaned = bench.submit(lane, 3, gone=lambda: True)
-    kept = bench.submit(lane, 4, gone=lambda: False)
-    with pytest.raises(DeadlineExceeded):
-        expired.wait(0.2)
-    network = opened(lane)
-    assert kept.wait(5).outputs["probabilities"][0, 0] == 4
-    with pytest.raises(ClientGone):
-        orphaned.wait(5)
+    (left, its_end), (here, other_end) = socket.socketpair(), socket.socketpair()
+    with left, here, other_end:
+        its_end.close()
+        orphaned = bench.submit(lane, 3, client=left)
+        kept = bench.submit(lane, 4, client=here)
+        with pytest.raises(DeadlineExceeded):
+            expired.wait(0.2)
+        network = opened(lane)
+        assert kept.wait(5).outputs["probabilities"][0, 0] == 4
+        with pytest.raises(ClientGone):
+            orphaned.wait(5)
     assert network.batches == [[0], [4]]
 
 
