@@ -235,7 +235,7 @@ class Worker(Reader):
         request = next(parser)
         reader = request.body.reader
         if isinstance(reader, LengthReader) and reader.length == conn.length:
-            request.body = io.BytesIO(received[conn.head : conn.need])
+            request.body = io.BytesIO(bytes(received[conn.head : conn.need]))  # which is not copied again
             rest = received[conn.need :]
         else:  # the parser reads the head in another way, and it has the last word
             rest = received[conn.head :]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import queue
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from gunicorn.config import Config
 
 from service.connection import Connection
+from service.http1 import PeerParser, Snapshot
 from service.worker import Worker
 
 
@@ -68,3 +71,41 @@ def test_a_body_that_has_not_come_as_a_whole_is_a_threads(conn: Connection) -> N
     worker._take(conn)  # it is to be refused
     assert recorder.ran == []
     assert worker._ready.get_nowait() is conn
+
+
+def parsed(conn: Connection) -> Any:
+    worker = Worker.__new__(Worker)
+    if conn.parser is None:
+        conn.parser = PeerParser(Snapshot(Config()), conn.sock, conn.client)
+    return worker._parse(conn)
+
+
+def test_a_body_that_is_here_goes_around_the_parser_and_what_follows_it_is_the_next_request(conn: Connection) -> None:
+    first = b"POST /predict HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"
+    second = b"POST /predict?top_k=1 HTTP/1.1\r\nContent-Length: 2\r\n\r\nde"
+    assert conn.feed(first + second)
+    request = parsed(conn)
+    assert (request.path, request.body.read()) == ("/predict", b"abc")
+    rest = conn.parser.unreader.take_buffered()
+    assert rest == second
+    conn.forget()
+    assert conn.feed(rest)
+    request = parsed(conn)
+    assert (request.query, request.body.read()) == ("top_k=1", b"de")
+    assert conn.parser.unreader.take_buffered() == b""
+
+
+def test_a_body_that_nobody_read_is_not_the_next_request(conn: Connection) -> None:
+    assert conn.feed(b"POST /predict HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc")
+    parsed(conn)
+    conn.forget()
+    assert conn.feed(b"GET /livez HTTP/1.1\r\n\r\n")
+    request = parsed(conn)
+    assert (request.path, request.body.read()) == ("/livez", b"")
+
+
+def test_where_the_parser_reads_another_length_it_has_the_last_word(conn: Connection) -> None:
+    assert conn.feed(b"POST /predict HTTP/1.1\r\nContent-Length: 3\r\n\r\nabcdef")
+    conn.length, conn.need = 5, conn.head + 5
+    assert parsed(conn).body.read() == b"abc"
+    assert conn.parser.unreader.take_buffered() == b"def"
