@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from training.recipe import Recipe
+
 OVERFIT_RISE = 1.05
 """Validation loss this many times its minimum, while the training loss went on falling, is over-fitting."""
 JUMP = 1.3
@@ -24,6 +26,19 @@ def read_curves(history: Sequence[Line]) -> list[str]:
         return ["too short to read: fewer than three epochs"]
     rules = (_perfect, _rate_too_high, _overfitting, _too_small, _still_improving)
     return [said for rule in rules if (said := rule(history))] or [_settled(history)]
+
+
+def compare_losses(recipe: Recipe) -> list[str]:
+    """Return a sentence where the training loss holds more than the cross-entropy that validation is judged by."""
+    train, augment = recipe.train, recipe.augment
+    more = {
+        "the distance to the teachers' answers": train.teachers,
+        "label smoothing": train.label_smoothing,
+        "mixed images": augment.mixup or augment.cutmix,
+        "weights of the classes": train.balance == "loss",
+    }
+    found = [what for what, there in more.items() if there]
+    return [f"the training loss includes {' and '.join(found)}: do not compare it with validation's"] if found else []
 
 
 def _perfect(history: Sequence[Line]) -> str | None:

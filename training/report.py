@@ -20,7 +20,7 @@ from training.curves import QUANTITIES, draw_curves
 from training.data.dataset import Split
 from training.evaluate import Floats, score
 from training.plots import as_svg, draw_confusion, draw_reliability
-from training.reading import read_curves
+from training.reading import compare_losses, read_curves
 from training.recipe import parse_recipe
 from training.runs import LOG_FILE, read_facts
 
@@ -52,7 +52,7 @@ def report_page(template: str, path: Path, test: Split | None, probabilities: Fl
         title=f"{recipe.name}: {recipe.model.name}",
         subtitle=f"{path.name} · {len(history)} epochs, {sum(line['seconds'] for line in history) / 60:.1f} minutes",
         curves={quantity: as_svg(draw_curves(history, quantity)) for quantity in QUANTITIES},
-        readings=read_curves(history),
+        readings=read_curves(history) + compare_losses(recipe),
         command=f"python -m training train {path.name}/run.json" + (" --data FOLDER" if recipe.data.path else ""),
         facts=_flat({**facts["data"], **facts["environment"], "started": facts["started"]}),
         recipe={key: value for key, value in _flat(recipe.portable()).items() if key not in LOCAL},

@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from training.reading import read_curves
+from training.reading import compare_losses, read_curves
+from training.recipe import parse_recipe
 
 
 def history(epochs, train_loss, validation_loss, train_accuracy, validation_accuracy):
@@ -85,3 +86,20 @@ def test_one_jump_without_recovery_is_a_learning_rate_too_high():
     lost = history(30, lambda t: 1.0 if t < 0.5 else 2.3, lambda t: 2.3, lambda t: 0.1, lambda t: 0.1)
     [said] = [said for said in read_curves(lost) if "learning rate" in said]
     assert "has not come down again since it rose in epoch 16" in said
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ({}, []),
+        ({"train": {"label_smoothing": 0.1}}, ["label smoothing"]),
+        ({"train": {"teachers": ["runs/one"]}}, ["the distance to the teachers' answers"]),
+        ({"augment": {"cutmix": 1.0}, "train": {"label_smoothing": 0.1}}, ["label smoothing", "mixed images"]),
+        ({"train": {"balance": "loss"}}, ["weights of the classes"]),
+    ],
+    ids=["plain", "smoothed", "taught", "mixed", "weighted"],
+)
+def test_a_training_loss_of_another_kind_is_not_to_be_compared(recipe, said):
+    found = compare_losses(parse_recipe({"model": {"name": "resnet8"}, **recipe}))
+    assert len(found) == bool(said)
+    assert all(what in found[0] for what in said)
