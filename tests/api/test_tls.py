@@ -18,7 +18,7 @@ import requests
 from PIL import Image
 
 from service.client import Client, ClientError
-from service.intake import has_left
+from service.departure import departed
 from tests.factory import COLORS, color_image
 from tests.images import encode
 from tests.running import Running, serving
@@ -103,10 +103,10 @@ def test_a_client_that_left_is_noticed_below_tls(certificate: tuple[Path, Path])
     context.load_cert_chain(*certificate)
     ours, theirs = socket.socketpair()
     with theirs, context.wrap_socket(ours, server_side=True, do_handshake_on_connect=False) as wrapped:
-        assert not has_left(wrapped)
+        assert departed([wrapped]) == set()
         theirs.send(b"more")
-        assert not has_left(wrapped)
+        assert departed([wrapped]) == set()
     ours, theirs = socket.socketpair()
     with context.wrap_socket(ours, server_side=True, do_handshake_on_connect=False) as wrapped:
         theirs.close()
-        assert has_left(wrapped)
+        assert departed([wrapped]) == {wrapped}

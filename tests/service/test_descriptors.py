@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -69,12 +68,3 @@ def test_a_client_above_descriptor_1023_is_still_here(pairs: Any) -> None:
     assert departed([here]) == set()
     its_end.close()
     assert departed([here]) == {here}
-
-
-def test_below_tls_the_end_of_a_connection_is_seen(pairs: Any) -> None:
-    (plain, its_end) = pairs(1)[0]
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False) as wrapped:
-        assert departed([wrapped]) == set()
-        its_end.close()
-        assert departed([wrapped]) == {wrapped}
