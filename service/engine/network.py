@@ -17,7 +17,7 @@ BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 """Batch sizes that are measured, warmed and, where the provider pads, the only ones that run."""
 
 _SPIN_US = "200"
-"""Most parts of a network that one thread runs alone are shorter; waking a sleeping thread takes longer than many."""
+"""A lone ResNet-50 was answered by two threads about as fast with 50 to 1,000, and a twentieth slower with none."""
 
 
 def open_session(model: bytes, device: Device, threads: int) -> Any:
