@@ -1,6 +1,6 @@
 """`python -m bench`: the limits of this machine, the service and its peers, and how close they come.
 
-`--quick` is a look of two minutes; the whole takes about twenty.
+`--quick` is a look of two minutes; the whole takes about half an hour.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from bundle.preprocess import preprocess
 
 LOADS = (0.5, 0.7, 0.8, 0.9, 1.0, 1.5)
 """Shares of the closed-loop peak that the open-loop run offers."""
+SCALING_RUNS = 3
+"""Runs of a second in each repeat: gunicorn spreads 32 new connections over two workers differently every time."""
 
 
 def main() -> None:
@@ -74,7 +76,8 @@ def _arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--cases", nargs="+", choices=[*cases()], default=[*cases()])
     add("--repeats", type=int, default=5, help="repeats of every measurement (default: 5)")
-    add("--seconds", type=int, help="length of one closed-loop run (default: 1, and 2 for photographs)")
+    lasts = "shortest closed-loop run (default: 3); each goes on until a connection has had about 12 answers"
+    add("--seconds", type=int, default=3, help=lasts)
     add("--connections", nargs="+", type=int, default=[1, 8, 32])
     add("--only", nargs="+", help="contestants to run (default: all)")
     add("--open-loop-seconds", type=int, default=4, help="length of one open-loop run; 0 for none (default: 4)")
@@ -107,21 +110,24 @@ def _preprocessing(arguments: argparse.Namespace) -> dict[str, dict[str, tuple[f
 def _case(case: Case, arguments: argparse.Namespace) -> dict[str, object]:
     print(f"## {case.name}, {case.image.name} ({len(case.image.body)} bytes)\n")
     recipe = case.bundle().manifest.preprocessing
-    decode_ms = limits.one_way(lambda: preprocess(case.image.body, recipe), arguments.repeats, 0.3)
     row = preprocess(case.image.body, recipe).pixels
     plans = limits.plans(cores(), case.batches)
     graph = case.graph()
     alone = {plan: limits.onnxruntime_alone(graph, row, plan, arguments.repeats, 0.4) for plan in plans}
     _show_alone(alone)
-    best = max(alone.values(), key=lambda rate: rate.per_second.median)
+    best = max(alone, key=lambda plan: alone[plan].per_second.median)
     field = {n: one for n, one in contest.contestants(case).items() if not arguments.only or n in arguments.only}
-    seconds = arguments.seconds or (2 if case.photograph else 1)
-    results, servers = contest.closed_loop(case, field, arguments.connections, arguments.repeats, seconds)
-    _show_closed_loop(results, best, decode_ms)
-    _show_lone(results, alone, decode_ms)
+    expected = alone[best].per_second.median
+    seconds = {count: contest.window(count, expected, arguments.seconds) for count in arguments.connections}
+    limit = limits.Limit(limits.Alone(graph, row, best), lambda: preprocess(case.image.body, recipe), cores())
+    results, servers = contest.closed_loop(case, field, seconds, arguments.repeats, limit)
+    _show_closed_loop(results, limit)
+    _show_lone(results, alone, limit.decode_ms)
     _show_processes(servers)
     record: dict[str, object] = {
-        "decode_ms": decode_ms.values,
+        "decode_ms": limit.decode_ms.values,
+        "limit": {"plan": asdict(best), "onnxruntime": limit.onnxruntime.per_second.values},
+        "seconds": seconds,
         "alone": [asdict(plan) | {"per_second": rate.per_second.values} for plan, rate in alone.items()],
         "start_s": {server.name: server.start_s for server in servers},
         "memory_mib": {server.name: server.memory_mib for server in servers},
@@ -140,25 +146,25 @@ def _show_alone(alone: dict[limits.Plan, limits.Rate]) -> None:
     print(table(["onnxruntime alone: sessions x threads", "batch", "images/s", "CPU ms/image"], rows))
 
 
-def _show_closed_loop(results: contest.Results, best: limits.Rate, decode_ms: Spread) -> None:
-    infer_s, decode_s = 1 / best.per_second.median, decode_ms.median / 1e3 / cores()
-    limit = 1 / (infer_s + decode_s)
+def _show_closed_loop(results: contest.Results, limit: limits.Limit) -> None:
     failed = any(share for seen in results.values() for share in seen.failed)
-    hellos = [seen.rate().median for (name, _), seen in results.items() if name == contest.HELLO]
-    ceiling = 1 / (infer_s + decode_s + 1 / max(hellos)) if hellos else float("nan")
-    print(f"preprocessing {decode_ms.show(3)} ms a thread; onnxruntime at best {best.per_second.show(0)} images/s")
-    print(f"limit {limit:.1f}/s; with HTTP {ceiling:.1f}/s\n")
+    hellos = [seen.rate() for (name, _), seen in results.items() if name == contest.HELLO]
+    http = max(hellos, key=lambda rate: rate.median) if hellos else None
+    most = [limit.per_second(), *([limit.per_second(http)] if http else [])]
+    print(f"preprocessing {limit.decode_ms.show(3)} ms a thread; ", end="")
+    print(f"onnxruntime at best {limit.onnxruntime.per_second.show(0)} images/s")
+    print(f"limit {most[0].show(0)}/s" + (f"; with HTTP {most[1].show(0)}/s" if http else "") + "\n")
     rows = []
     for (name, connections), seen in results.items():
         ours = results.get((contest.SERVICE, connections))
         ratio = ours.rate().per(seen.rate()).show(2) if ours and name != contest.SERVICE else ""
-        shares = ["", ""] if name == contest.HELLO else [f"{seen.rate().median / x:.2f}" for x in (limit, ceiling)]
+        shares = ["" if name == contest.HELLO else seen.rate().per(rate).show(2) for rate in most]
         p50, p99 = Spread.of(seen.p50_ms).show(2), Spread.of(seen.p99_ms).show(2)
         lost = [f"{max(seen.failed):.1%}"] if failed else []
         rows.append([f"{name}, {connections}", seen.rate().show(0), p50, p99, *shares, ratio, *lost])
-    head = ["server, connections", "requests/s", "p50 ms", "p99 ms", "/ limit", "/ with HTTP", "ours / it"]
-    print(table([*head, *(["most not answered"] if failed else [])], rows))
-    _show_cpu(results, best, decode_ms)
+    head = ["server, connections", "requests/s", "p50 ms", "p99 ms", "/ limit", *(["/ with HTTP"] if http else [])]
+    print(table([*head, "ours / it", *(["most not answered"] if failed else [])], rows))
+    _show_cpu(results, limit.onnxruntime, limit.decode_ms)
 
 
 def _show_cpu(results: contest.Results, best: limits.Rate, decode_ms: Spread) -> None:
@@ -197,7 +203,7 @@ def _show_processes(servers: list[Server]) -> None:
 
 def _scaling(case: Case, arguments: argparse.Namespace) -> dict[str, tuple[float, ...]]:
     """Compare what the second worker brings the service, before a stand-in accelerator, and a hello."""
-    results, _ = contest.closed_loop(case, contest.scaling(), [32], arguments.repeats, arguments.seconds or 1)
+    results, _ = contest.closed_loop(case, contest.scaling(), {32: 1}, SCALING_RUNS * arguments.repeats)
     rate = {name: seen.rate() for (name, _), seen in results.items()}
     ours, hello = rate["stand-in, 2"].per(rate["stand-in, 1"]), rate["Flask hello, 2"].per(rate["Flask hello, 1"])
     print("## Two workers against one, 32 connections\n")

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import statistics
 import sys
+import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from bench import servers, wrk
+from bench.limits import Limit
 from bench.models import Case, cores
 from bench.openloop import Generator, Outcome
 from bench.spread import Spread
 
 WARMUP_S = 1
+ANSWERS_EACH = 12
+"""What a connection should get while it is measured. What is under way when the time is up is not counted."""
+LIMIT_S = 4
+"""For onnxruntime alone, which works through whole batches to the end."""
+IDLE_SHARE, IDLE_LOOK_S, IDLE_LIMIT_S = 0.1, 0.2, 10.0
 HELLO = "Flask hello"
 SERVICE = "clearsight"
 NAIVE = "naive Flask"
@@ -91,11 +101,24 @@ def scaling() -> dict[str, Contestant]:
     return found
 
 
+def window(connections: int, per_second: float, least: float) -> int:
+    """Return the seconds in which that many connections get `ANSWERS_EACH` answers at such a rate."""
+    return math.ceil(max(least, ANSWERS_EACH * connections / per_second))
+
+
 def closed_loop(
-    case: Case, field: dict[str, Contestant], connections: list[int], repeats: int, seconds: float
+    case: Case, field: dict[str, Contestant], seconds: dict[int, int], repeats: int, limit: Limit | None = None
 ) -> tuple[Results, list[servers.Server]]:
-    """Load every contestant in turn, repeat by repeat, the order reversed each time; return also who took part."""
+    """Load every contestant in turn, repeat by repeat, the order reversed each time; return also who took part.
+
+    `seconds` says by number of connections how long each load lasts; the limit takes its turn among them.
+    """
     results: Results = defaultdict(Seen)
+
+    def measure(server: servers.Server) -> None:
+        for count in seconds:
+            _sample(results[server.name, count], server, case, count, seconds[count])
+
     with contextlib.ExitStack() as stack:
         started = [
             stack.enter_context(servers.running(name, one.command, one.path, case.environment() | one.environment))
@@ -103,10 +126,13 @@ def closed_loop(
         ]
         for server in started:
             wrk.measure(server.url, _body(server, case), 8, WARMUP_S)
+            _settle(server)
+        turns: list[Callable[[], None]] = [partial(measure, server) for server in started]
+        if limit:
+            turns.insert(1, partial(limit.turn, LIMIT_S))  # beside the service, whichever way round
         for repeat in range(repeats):
-            for server in started if repeat % 2 == 0 else reversed(started):
-                for count in connections:
-                    _sample(results[server.name, count], server, case, count, seconds)
+            for turn in turns if repeat % 2 == 0 else reversed(turns):
+                turn()
         for server in started:
             server.memory_mib = server.resident_mib()
     return results, started
@@ -120,10 +146,23 @@ def open_loop(case: Case, rates: list[float], seconds: float) -> list[Outcome]:
         return [Generator(server.url, case.image).run(rate, seconds) for rate in rates]
 
 
+def _settle(server: servers.Server) -> None:
+    """Wait until a server is done with what nobody waits for any more: who comes next should not have to share."""
+    until = time.monotonic() + IDLE_LIMIT_S
+    before = sum(server.cpu_seconds().values())
+    while time.monotonic() < until:
+        time.sleep(IDLE_LOOK_S)
+        after = sum(server.cpu_seconds().values())
+        if after - before < IDLE_SHARE * IDLE_LOOK_S:
+            return
+        before = after
+
+
 def _sample(seen: Seen, server: servers.Server, case: Case, connections: int, seconds: float) -> None:
     before = server.cpu_seconds()
     sample = wrk.measure(server.url, _body(server, case), connections, seconds)
     after = server.cpu_seconds()
+    _settle(server)
     requests = sample.per_second * seconds
     seen.per_second.append(sample.per_second)
     seen.failed.append(sample.failed)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from bench.plain import plain
 from bench.spread import Spread
 from bundle.manifest import Preprocessing
 from bundle.preprocess import preprocess
+
+DECODE_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,73 @@ def plans(cores: int, batches: tuple[int, ...]) -> list[Plan]:
     return [Plan(sessions, threads, batch) for sessions, threads in ways for batch in batches]
 
 
+class Alone:
+    """onnxruntime with nothing around it: a sealed graph on copies of one uint8 [height, width, channels] image."""
+
+    def __init__(self, graph: bytes, row: npt.NDArray[np.uint8], plan: Plan) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = plan.threads
+        options.inter_op_num_threads = 1
+        providers = ["CPUExecutionProvider"]
+        sessions = [ort.InferenceSession(graph, options, providers=providers) for _ in range(plan.sessions)]
+        rows = np.ascontiguousarray(np.broadcast_to(row, (plan.batch, *row.shape)))
+        self._calls = [partial(session.run, ["probabilities"], {"image": rows}) for session in sessions]
+        self._batch = plan.batch
+        self._seen: list[tuple[float, float]] = []
+        for call in self._calls:
+            call()
+
+    def turn(self, seconds: float) -> None:
+        """Run for so long, as one more repeat."""
+        rate, cpu = _rate(self._calls, seconds)
+        self._seen.append((rate * self._batch, 1e3 * cpu / self._batch))
+
+    @property
+    def rate(self) -> Rate:
+        """What the repeats saw."""
+        return Rate(Spread.of(rate for rate, _ in self._seen), Spread.of(cpu for _, cpu in self._seen))
+
+
 def onnxruntime_alone(graph: bytes, row: npt.NDArray[np.uint8], plan: Plan, repeats: int, seconds: float) -> Rate:
-    """Run a sealed graph on copies of one uint8 [height, width, channels] image."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = plan.threads
-    options.inter_op_num_threads = 1
-    sessions = [ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"]) for _ in range(plan.sessions)]
-    rows = np.ascontiguousarray(np.broadcast_to(row, (plan.batch, *row.shape)))
-    calls = [lambda s=session: s.run(["probabilities"], {"image": rows}) for session in sessions]
-    for call in calls:
-        call()
-    seen = [_rate(calls, seconds) for _ in range(repeats)]
-    return Rate(Spread.of(rate * plan.batch for rate, _ in seen), Spread.of(1e3 * cpu / plan.batch for _, cpu in seen))
+    """Run a sealed graph as `plan` says, `repeats` times."""
+    alone = Alone(graph, row, plan)
+    for _ in range(repeats):
+        alone.turn(seconds)
+    return alone.rate
+
+
+class Limit:
+    """The most that any server could answer: decoding on every core in turn with the best way to run onnxruntime.
+
+    It takes a turn in every repeat, as the servers do, so that a share of it compares what met the same machine.
+    """
+
+    def __init__(self, alone: Alone, decode: Callable[[], object], cores: int) -> None:
+        self._alone, self._decode, self._cores = alone, decode, cores
+        self._decode_ms: list[float] = []
+
+    def turn(self, seconds: float) -> None:
+        """Measure both parts, onnxruntime for `seconds`."""
+        self._alone.turn(seconds)
+        self._decode_ms.append(_milliseconds(self._decode, DECODE_S))
+
+    @property
+    def onnxruntime(self) -> Rate:
+        """What onnxruntime did alone."""
+        return self._alone.rate
+
+    @property
+    def decode_ms(self) -> Spread:
+        """What one image took one thread."""
+        return Spread.of(self._decode_ms)
+
+    def per_second(self, http: Spread | None = None) -> Spread:
+        """Return images a second, repeat by repeat; with what HTTP alone did, those that a server can answer."""
+        parts = zip(self.onnxruntime.per_second.values, self._decode_ms, strict=True)
+        spent = [1 / rate + ms / 1e3 / self._cores for rate, ms in parts]
+        if http:
+            spent = [seconds + 1 / rate for seconds, rate in zip(spent, http.values, strict=True)]
+        return Spread.of(1 / seconds for seconds in spent)
 
 
 def preprocessing_alone(image: Input, recipe: Preprocessing, repeats: int, seconds: float) -> dict[str, Spread]:
@@ -67,13 +125,12 @@ def preprocessing_alone(image: Input, recipe: Preprocessing, repeats: int, secon
     seen: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
-            seen[name].append(1e3 / _rate([way], seconds)[0])
+            seen[name].append(_milliseconds(way, seconds))
     return {name: Spread.of(values) for name, values in seen.items()}
 
 
-def one_way(call: Callable[[], object], repeats: int, seconds: float) -> Spread:
-    """Time one thread's milliseconds per call."""
-    return Spread.of(1e3 / _rate([call], seconds)[0] for _ in range(repeats))
+def _milliseconds(call: Callable[[], object], seconds: float) -> float:
+    return 1e3 / _rate([call], seconds)[0]
 
 
 def _rate(calls: list[Callable[[], object]], seconds: float) -> tuple[float, float]:

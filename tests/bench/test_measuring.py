@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -13,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import limits
+from bench import contest, limits, servers
 from bench.inputs import Input, photograph, thumbnail
 from bench.openloop import Generator
 from bench.spread import Spread
@@ -110,3 +113,37 @@ def test_the_limit_of_onnxruntime_counts_images_not_batches(tmp_path: Path, monk
     rate = limits.onnxruntime_alone(graph, np.zeros((8, 8, 3), np.uint8), limits.Plan(1, 1, 8), 2, 0.05)
     assert rate.per_second.values == (80.0, 80.0)
     assert rate.cpu_ms.values == (0.5, 0.5)
+
+
+def test_the_limit_is_taken_repeat_by_repeat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """5 ms of onnxruntime, 10 ms of decoding on two cores, and 2.5 ms of HTTP: 100 and 80 a second."""
+    graph = publish_colors(tmp_path).read("model.onnx")
+    alone = limits.Alone(graph, np.zeros((8, 8, 3), np.uint8), limits.Plan(1, 1, 2))
+    limit = limits.Limit(alone, lambda: None, cores=2)
+    monkeypatch.setattr(limits, "_rate", lambda calls, seconds: (100.0, 0.01))  # batches of two, and decodings
+    limit.turn(0.1)
+    monkeypatch.setattr(limits, "_rate", lambda calls, seconds: (50.0, 0.02))  # a slower moment of the machine
+    limit.turn(0.1)
+    assert limit.per_second().values == pytest.approx((100.0, 50.0))
+    assert limit.per_second(Spread.of([400.0, 400.0])).values == pytest.approx((80.0, 400 / 9))
+    assert limit.decode_ms.values == pytest.approx((10.0, 20.0))
+
+
+def test_a_load_lasts_until_every_connection_has_had_its_answers() -> None:
+    """What is under way at the end must be little beside what was answered."""
+    assert contest.window(32, per_second=1200, least=3) == 3
+    assert contest.window(32, per_second=36, least=3) == 11  # 384 answers
+    assert contest.window(8, per_second=36, least=3) == 3
+
+
+def test_a_server_settles_before_the_next_is_measured() -> None:
+    """The turn is over only once its processes no longer work."""
+    busy = "import time; end = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass\ntime.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", busy])
+    try:
+        began = time.monotonic()
+        contest._settle(servers.Server("busy", 0, "/", process, 0.0))
+        assert 1.0 < time.monotonic() - began < contest.IDLE_LIMIT_S
+    finally:
+        process.kill()
+        process.wait()
