@@ -119,14 +119,17 @@ def _case(case: Case, arguments: argparse.Namespace) -> dict[str, object]:
     field = {n: one for n, one in contest.contestants(case).items() if not arguments.only or n in arguments.only}
     expected = alone[best].per_second.median
     seconds = {count: contest.window(count, expected, arguments.seconds) for count in arguments.connections}
-    limit = limits.Limit(limits.Alone(graph, row, best), lambda: preprocess(case.image.body, recipe), cores())
+    lone = max((p for p in alone if (p.sessions, p.batch) == (1, 1)), key=lambda plan: alone[plan].per_second.median)
+    parts = [limits.Alone(graph, row, plan) for plan in (best, lone)]
+    limit = limits.Limit(*parts, lambda: preprocess(case.image.body, recipe), cores())
     results, servers = contest.closed_loop(case, field, seconds, arguments.repeats, limit)
     _show_closed_loop(results, limit)
-    _show_lone(results, alone, limit.decode_ms)
+    _show_lone(results, limit.lone_ms)
     _show_processes(servers)
     record: dict[str, object] = {
         "decode_ms": limit.decode_ms.values,
         "limit": {"plan": asdict(best), "onnxruntime": limit.onnxruntime.per_second.values},
+        "least_ms": limit.lone_ms.values,
         "seconds": seconds,
         "alone": [asdict(plan) | {"per_second": rate.per_second.values} for plan, rate in alone.items()],
         "start_s": {server.name: server.start_s for server in servers},
@@ -177,20 +180,16 @@ def _show_cpu(results: contest.Results, best: limits.Rate, decode_ms: Spread) ->
     print(table(["CPU milliseconds a request", "all processes"], rows))
 
 
-def _show_lone(results: contest.Results, alone: dict[limits.Plan, limits.Rate], decode_ms: Spread) -> None:
+def _show_lone(results: contest.Results, least: Spread) -> None:
     """Say what a lone request takes beside decoding and the best session for one image."""
     if (contest.SERVICE, 1) not in results or (contest.NAIVE, 1) not in results:
         return
-    fastest = max((rate for plan, rate in alone.items() if (plan.sessions, plan.batch) == (1, 1)), key=_per_second)
-    least = decode_ms.median + 1e3 / fastest.per_second.median
     ours = Spread.of(results[contest.SERVICE, 1].p50_ms)
     more = Spread.of(a - b for a, b in zip(ours.values, results[contest.NAIVE, 1].p50_ms, strict=True))
-    print(f"a lone request: {ours.show(2)} ms; decoding and the best session for one image {least:.2f} ms, ", end="")
-    print(f"ratio {ours.median / least:.2f}; more than naive Flask: {more.show(2)} ms\n")
-
-
-def _per_second(rate: limits.Rate) -> float:
-    return rate.per_second.median
+    print(
+        f"a lone request: {ours.show(2)} ms; decoding and the best session for one image {least.show(2)} ms, ", end=""
+    )
+    print(f"ratio {ours.per(least).show(2)}; more than naive Flask: {more.show(2)} ms\n")
 
 
 def _show_processes(servers: list[Server]) -> None:
@@ -205,11 +204,19 @@ def _scaling(case: Case, arguments: argparse.Namespace) -> dict[str, tuple[float
     """Compare what the second worker brings the service, before a stand-in accelerator, and a hello."""
     results, _ = contest.closed_loop(case, contest.scaling(), {32: 1}, SCALING_RUNS * arguments.repeats)
     rate = {name: seen.rate() for (name, _), seen in results.items()}
-    ours, hello = rate["stand-in, 2"].per(rate["stand-in, 1"]), rate["Flask hello, 2"].per(rate["Flask hello, 1"])
+    kinds = list(dict.fromkeys(name.rpartition(",")[0] for name in rate))
+    gain = {kind: rate[f"{kind}, 2"].per(rate[f"{kind}, 1"]) for kind in kinds}
     print("## Two workers against one, 32 connections\n")
-    rows = [[name, spread.show(0)] for name, spread in rate.items()]
-    rows += [["service, gain", ours.show(2)], ["hello, gain", hello.show(2)], ["of it", ours.per(hello).show(2)]]
-    print(table(["server, workers", "requests/s"], rows))
+    rows = [
+        [
+            kind,
+            *[rate[f"{kind}, {count}"].show(0) for count in (1, 2)],
+            gain[kind].show(2),
+            "" if kind == "stand-in" else gain["stand-in"].per(gain[kind]).show(2),
+        ]
+        for kind in kinds
+    ]
+    print(table(["server", "one worker, requests/s", "two, requests/s", "gain", "the service's gain / it"], rows))
     return {name: spread.values for name, spread in rate.items()}
 
 

@@ -72,7 +72,7 @@ class Contestant:
 
 
 def contestants(case: Case) -> dict[str, Contestant]:
-    """List who competes in a case, by name."""
+    """List who competes in a case, by name; fp32 is there to compare int8 with, so fewer do."""
     workers = cores()
     python = sys.executable
     serve = [python, "-m", "service", "serve"]
@@ -86,11 +86,16 @@ def contestants(case: Case) -> dict[str, Contestant]:
         "mosec": Contestant([python, "-m", "bench.peers.mosec_app", *address], "/inference"),
         HELLO: Contestant(servers.gunicorn("bench.hello:app", workers, 4), "/hello"),
     }
-    return {name: one for name, one in all_of_them.items() if case.photograph or name != NAIVE_PILLOW}
+    int8_only = {"clearsight, one worker", NAIVE_PILLOW}
+    left_out = (set() if case.variant == "int8" else int8_only) | (set() if case.photograph else {NAIVE_PILLOW})
+    return {name: one for name, one in all_of_them.items() if name not in left_out}
 
 
 def scaling() -> dict[str, Contestant]:
-    """List one worker and two, of the service before a stand-in accelerator and of the hello."""
+    """List one worker and two, of the service before a stand-in accelerator and of the hello.
+
+    The hello also with one thread in each worker: four share one interpreter lock, which slows the single worker most.
+    """
     paths = os.pathsep.join([STANDIN, *filter(None, [os.environ.get("PYTHONPATH")])])
     serve = [sys.executable, "-m", "service", "serve"]
     found = {}
@@ -98,6 +103,7 @@ def scaling() -> dict[str, Contestant]:
         environment = {"CLEARSIGHT_WORKERS": str(count), "CLEARSIGHT_RUNNERS": "1", "PYTHONPATH": paths}
         found[f"stand-in, {count}"] = Contestant(serve, "/predict", environment)
         found[f"{HELLO}, {count}"] = Contestant(servers.gunicorn("bench.hello:app", count, 4), "/hello")
+        found[f"{HELLO} with one thread, {count}"] = Contestant(servers.gunicorn("bench.hello:app", count, 1), "/hello")
     return found
 
 

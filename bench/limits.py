@@ -21,6 +21,7 @@ from bundle.manifest import Preprocessing
 from bundle.preprocess import preprocess
 
 DECODE_S = 0.3
+LONE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,18 @@ def onnxruntime_alone(graph: bytes, row: npt.NDArray[np.uint8], plan: Plan, repe
 class Limit:
     """The most that any server could answer: decoding on every core in turn with the best way to run onnxruntime.
 
-    It takes a turn in every repeat, as the servers do, so that a share of it compares what met the same machine.
+    And the least that a lone request could take: decoding, then the best session for one image. It takes a turn in
+    every repeat, as the servers do, so that a share of it compares what met the same machine.
     """
 
-    def __init__(self, alone: Alone, decode: Callable[[], object], cores: int) -> None:
-        self._alone, self._decode, self._cores = alone, decode, cores
+    def __init__(self, alone: Alone, lone: Alone, decode: Callable[[], object], cores: int) -> None:
+        self._alone, self._lone, self._decode, self._cores = alone, lone, decode, cores
         self._decode_ms: list[float] = []
 
     def turn(self, seconds: float) -> None:
-        """Measure both parts, onnxruntime for `seconds`."""
+        """Measure the parts, onnxruntime at its best for `seconds`."""
         self._alone.turn(seconds)
+        self._lone.turn(LONE_S)
         self._decode_ms.append(_milliseconds(self._decode, DECODE_S))
 
     @property
@@ -105,6 +108,12 @@ class Limit:
     def decode_ms(self) -> Spread:
         """What one image took one thread."""
         return Spread.of(self._decode_ms)
+
+    @property
+    def lone_ms(self) -> Spread:
+        """What a lone request takes at least."""
+        parts = zip(self._decode_ms, self._lone.rate.per_second.values, strict=True)
+        return Spread.of(ms + 1e3 / rate for ms, rate in parts)
 
     def per_second(self, http: Spread | None = None) -> Spread:
         """Return images a second, repeat by repeat; with what HTTP alone did, those that a server can answer."""

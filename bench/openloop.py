@@ -28,6 +28,8 @@ class Outcome:
     statuses: Counter[int] = field(default_factory=Counter)
     unanswered: int = 0
     latencies: list[float] = field(default_factory=list)
+    last_s: float = 0.0
+    """When the last answer came, from the start."""
 
     def quantile_ms(self, share: float) -> float:
         """Return a quantile of the latency in milliseconds."""
@@ -36,8 +38,8 @@ class Outcome:
 
     @property
     def answered_per_second(self) -> float:
-        """Successful answers a second, while requests were offered."""
-        return self.statuses[200] / self.seconds
+        """Successful answers a second, until the last of them: what had queued up by the end took its time, too."""
+        return self.statuses[200] / max(self.seconds, self.last_s)
 
 
 class Connection:
@@ -99,7 +101,7 @@ class Generator:
             while waiting and (connection := self._take()):
                 connection.ask(self.request, waiting.popleft())
             pause = sent / per_second - now if sent < total else 0.1
-            self._collect(outcome, max(0.0, pause))
+            self._collect(outcome, start, max(0.0, pause))
             if now > seconds + DRAIN_S:
                 outcome.unanswered = total - sum(outcome.statuses.values())
         self._close()
@@ -115,14 +117,16 @@ class Generator:
         self.selector.register(connection.socket, selectors.EVENT_READ, connection)
         return connection
 
-    def _collect(self, outcome: Outcome, pause: float) -> None:
+    def _collect(self, outcome: Outcome, start: float, pause: float) -> None:
         for key, _ in self.selector.select(pause):
             connection: Connection = key.data
             status = connection.answer()
             if status is None:
                 continue
             if status == 200:
-                outcome.latencies.append(time.perf_counter() - connection.due)
+                now = time.perf_counter()
+                outcome.latencies.append(now - connection.due)
+                outcome.last_s = now - start
             if status > 0:
                 outcome.statuses[status] += 1
             elif connection not in self.idle:  # closed while a request was under way

@@ -28,6 +28,7 @@ _STOPPING_S = 0.5
 """A stopping worker keeps idle connections this long, for a request that is on its way."""
 _AT_ONCE = 2**18
 """Bytes that are read in one go: into the same memory for all, as memory that comes and goes has to be cleared."""
+_ACCEPT_EVERY_S = 0.004
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -39,6 +40,8 @@ class Reader(ThreadWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         """Prepare what gthread's own start needs."""
+        self.missed_s = 0.0
+        """How long the main loop did not look what is there, because it was at work."""
         self._waiting: set[Connection] = set()
         self._buffered = 0
         self._scratch = memoryview(bytearray(_AT_ONCE))
@@ -51,11 +54,21 @@ class Reader(ThreadWorker):  # type: ignore[misc]
         if not self.alive:
             for listener in self.sockets:
                 for _ in range(self.cfg.backlog):
-                    if not self.accept(listener):
+                    if not self._accept_one(listener):
                         break
         super().set_accept_enabled(enabled)
 
-    def accept(self, listener: Any) -> bool:
+    def accept(self, listener: Any) -> None:
+        """Take a connection, and more after a long turn.
+
+        One in each turn would keep new clients waiting for as long as others keep the turns long; all that are there
+        would leave none for the other workers.
+        """
+        for _ in range(1 + int(self.missed_s / _ACCEPT_EVERY_S)):
+            if self.nr_conns >= self.worker_connections or not self._accept_one(listener):
+                return
+
+    def _accept_one(self, listener: Any) -> bool:
         """Take a connection and whatever it has sent already; return False when there is none."""
         try:
             sock, client = listener.accept()

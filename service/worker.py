@@ -46,6 +46,8 @@ _INFERENCE = re.compile(rb"POST /(predict[ ?]|predictions/|v1/models/|v2/models/
 _BESIDE_BYTES = 2**20
 """A larger body takes so long to unpack that it would hold up the others."""
 _NOTIFY_S = 0.5
+_AT_ONCE_S = 0.001
+"""Events that are there so soon came while the last turn was at work."""
 _STATUSES = {
     ForbiddenProxyRequest: 403,
     LimitRequestLine: 414,
@@ -74,6 +76,7 @@ class Worker(Reader):
         self._shared = self.wsgi.extensions["clearsight"]
         gc.collect()
         gc.freeze()  # what was loaded stays: looking through it again and again costs requests their time
+        self._began = time.monotonic()
         if not self._tls:
             self._loop = Loop(self.poller, self._ready.put, self.method_queue.defer)
 
@@ -118,7 +121,13 @@ class Worker(Reader):
         """Wait for events; a stopping worker looks more often whether it is done."""
         if self._loop and self._loop.looks:
             timeout = min(timeout, LOOK_S)
-        super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, 0.1))
+        asked = time.monotonic()
+        events = self.poller.select(timeout if self.alive else min(timeout, 0.1))
+        began = time.monotonic()
+        self.missed_s = asked - self._began if began - asked < _AT_ONCE_S else 0.0
+        self._began = began
+        for key, _ in events:
+            key.data(key.fileobj)
         if self._loop is None:
             return
         now = time.monotonic()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image
 
 from bench import contest, limits, servers
 from bench.inputs import Input, photograph, thumbnail
-from bench.openloop import Generator
+from bench.openloop import Generator, Outcome
 from bench.spread import Spread
 from tests.factory import publish_colors
 from tests.loopback import answering
@@ -67,6 +68,12 @@ def test_open_loop_latency_counts_from_the_intended_departure(url: str) -> None:
     delayed = [latency for latency in outcome.latencies if latency > STALL_S / 4]
     assert len(delayed) >= 10, "the stall must show in every request that was due during it"
     assert max(outcome.latencies) >= STALL_S
+
+
+def test_an_open_loop_rate_includes_what_queued_up() -> None:
+    """100 requests in a second that took two seconds to answer are 50 a second."""
+    assert Outcome(100.0, 1.0, Counter({200: 100}), last_s=2.0).answered_per_second == 50.0
+    assert Outcome(100.0, 1.0, Counter({200: 90}), last_s=0.99).answered_per_second == 90.0
 
 
 def test_a_ratio_is_formed_repeat_by_repeat() -> None:
@@ -118,8 +125,8 @@ def test_the_limit_of_onnxruntime_counts_images_not_batches(tmp_path: Path, monk
 def test_the_limit_is_taken_repeat_by_repeat(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """5 ms of onnxruntime, 10 ms of decoding on two cores, and 2.5 ms of HTTP: 100 and 80 a second."""
     graph = publish_colors(tmp_path).read("model.onnx")
-    alone = limits.Alone(graph, np.zeros((8, 8, 3), np.uint8), limits.Plan(1, 1, 2))
-    limit = limits.Limit(alone, lambda: None, cores=2)
+    alone, lone = [limits.Alone(graph, np.zeros((8, 8, 3), np.uint8), limits.Plan(1, 1, n)) for n in (2, 1)]
+    limit = limits.Limit(alone, lone, lambda: None, cores=2)
     monkeypatch.setattr(limits, "_rate", lambda calls, seconds: (100.0, 0.01))  # batches of two, and decodings
     limit.turn(0.1)
     monkeypatch.setattr(limits, "_rate", lambda calls, seconds: (50.0, 0.02))  # a slower moment of the machine
@@ -127,6 +134,7 @@ def test_the_limit_is_taken_repeat_by_repeat(monkeypatch: pytest.MonkeyPatch, tm
     assert limit.per_second().values == pytest.approx((100.0, 50.0))
     assert limit.per_second(Spread.of([400.0, 400.0])).values == pytest.approx((80.0, 400 / 9))
     assert limit.decode_ms.values == pytest.approx((10.0, 20.0))
+    assert limit.lone_ms.values == pytest.approx((20.0, 40.0))
 
 
 def test_a_load_lasts_until_every_connection_has_had_its_answers() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import socket
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,3 +111,26 @@ def test_where_the_parser_reads_another_length_it_has_the_last_word(conn: Connec
     conn.length, conn.need = 5, conn.head + 5
     assert parsed(conn).body.read() == b"abc"
     assert conn.parser.unreader.take_buffered() == b"def"
+
+
+@pytest.mark.parametrize(
+    ("missed_s", "room", "taken"),
+    [(0.0, 100, 1), (0.017, 100, 5), (0.017, 3, 3), (1.0, 100, 10)],
+    ids=["idle", "a turn of 17 ms", "as many as may be open", "as many as are there"],
+)
+def test_a_long_turn_takes_the_connections_that_came_meanwhile(missed_s: float, room: int, taken: int) -> None:
+    """One for each turn would keep a new client waiting while others keep the turns long."""
+    worker = Worker.__new__(Worker)
+    opened: list[Connection] = []
+    worker._tls, worker._shared = None, SimpleNamespace(settings=SimpleNamespace(read_timeout_s=1.0))  # type: ignore[assignment]
+    worker._await_request = lambda conn, within_s: opened.append(conn)  # type: ignore[method-assign]
+    worker.nr_conns, worker.worker_connections, worker.missed_s = 0, room, missed_s
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=16))
+        listener.setblocking(False)
+        for _ in range(10):
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+        worker.accept(listener)
+        for conn in opened:
+            conn.sock.close()
+    assert len(opened) == worker.nr_conns == taken
