@@ -152,7 +152,7 @@ class Engine:
             "runners": plan.runners,
             "threads_per_runner": plan.threads,
             "runners_from": plan.source,
-            "lone_request_uses_all_cores": lane.network.wide is not None,
+            "lone_request_uses_all_cores": bool(lane.network.faster and lane.network.faster.wide),
             "cap": plan.cap,
             "objective_p99_ms": round(plan.objective_s * 1000, 3),
             "lone_ms": round(plan.lone_s * 1000, 3),

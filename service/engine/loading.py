@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import structlog
@@ -16,18 +16,17 @@ from bundle.preprocess import preprocess
 from bundle.store import Bundle
 
 from service.engine.devices import Device
+from service.engine.lone import Faster
 from service.engine.network import BUCKETS, Network, open_session
 from service.engine.plan import Plan, choose_cap, measure_curve
 from service.engine.tuning import machine, read_tuning
 from service.engine.variants import rank_variants
 from service.engine.work import Lane
-from service.port import PROBABILITIES, ServedModel
+from service.port import PROBABILITIES, Rows, ServedModel
 from service.quota import available_cores
 from service.settings import Settings
 
-_WIDE_GAIN = 1.15
-"""All threads together must answer a lone request this much faster to be worth a second copy of the weights."""
-_WIDE_ROUNDS = 7
+_LONE_ROUNDS = 3
 
 log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.engine"))
 
@@ -99,16 +98,19 @@ def prepare(
     curve = measure_curve(run, sizes, settings.warmup_s, objective_s)
     lone_s = curve.latency(1)
     if device.provider == "cpu" and threading.threads == 1 < threading.cores and not manifest.fixed_batch:
-        lone_s = _widen(network, model, threading.cores, lambda alone: network.run(noise, PROBABILITIES, alone), lone_s)
-        if network.wide is not None:
-            replay_golden(bundle, variant, network, alone=True)
+        network.wide = open_session(model, device, threading.cores)
+        replay_golden(bundle, variant, network, network.wide)
+        network.faster = _compare(network, noise)
+        lone_s = network.faster.seconds
     network.shrink(np.repeat(noise, network.padded_size(1), axis=0), PROBABILITIES)
     cap = manifest.fixed_batch or choose_cap(curve, objective_s, settings.max_batch)
     return network, Plan(curve, cap, threading.runners, threading.threads, objective_s, lone_s, threading.source)
 
 
-def replay_golden(bundle: Bundle, variant: VariantName, network: Network, alone: bool = False) -> None:
+def replay_golden(bundle: Bundle, variant: VariantName, network: Network, session: Any = None) -> None:
     """Check that the golden images give their stored probabilities within the tolerance of variant and provider.
+
+    `session`: which of the network's; the one that carries the load unless it is given.
 
     Raises `BundleError` naming the image and the difference.
     """
@@ -119,7 +121,8 @@ def replay_golden(bundle: Bundle, variant: VariantName, network: Network, alone:
         raise BundleError(f"{where}: the bundle states no golden tolerance, so it cannot prove itself")
     for golden in manifest.golden.images:
         pixels = preprocess(bundle.read(golden.file), manifest.preprocessing).pixels
-        got = network.run(np.ascontiguousarray(pixels[None]), PROBABILITIES, alone)["probabilities"][0]
+        rows = np.ascontiguousarray(pixels[None])
+        got = network.run_on(session or network.session, rows, PROBABILITIES)["probabilities"][0]
         difference = float(np.abs(got - np.asarray(golden.probabilities, np.float32)).max())
         if not difference <= tolerance:
             raise BundleError(f"{where}: {golden.file} differs by {difference:.2g}; {tolerance:.2g} is allowed")
@@ -136,18 +139,11 @@ def _open(model: bytes, device: Device, threads: int, fixed_batch: int | None) -
         raise BundleError(f"onnxruntime cannot open the graph: {str(error).splitlines()[0][:200]}") from None
 
 
-def _widen(network: Network, model: bytes, cores: int, run: Callable[[bool], object], narrow_s: float) -> float:
-    """Give the network a session over all cores if that answers a lone request faster; return the lone latency.
-
-    Both take turns, and the shortest times are compared: what else the machine does can only add to them.
-    """
-    network.wide = open_session(model, network.device, cores)
+def _compare(network: Network, row: Rows) -> Faster:
+    """Measure what one image takes either session, in turns."""
     times: dict[bool, list[float]] = {False: [], True: []}
-    for alone in (False, True) * _WIDE_ROUNDS:
+    for wide in (False, True) * _LONE_ROUNDS:
         before = time.perf_counter()
-        run(alone)
-        times[alone].append(time.perf_counter() - before)
-    if min(times[True]) * _WIDE_GAIN > min(times[False]):
-        network.wide = None
-        return narrow_s
-    return sorted(times[True])[_WIDE_ROUNDS // 2]
+        network.run_on(network.wide if wide else network.session, row, PROBABILITIES)
+        times[wide].append(time.perf_counter() - before)
+    return Faster(times[False], times[True])

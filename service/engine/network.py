@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from service.engine.devices import Device, provider_of
+from service.engine.lone import Faster
 from service.port import Rows
 
 Outputs = dict[str, npt.NDArray[np.float32]]
@@ -38,13 +40,14 @@ def open_session(model: bytes, device: Device, threads: int) -> Any:
 class Network:
     """Runs batches on one session, or on a second one with all threads when a request is alone.
 
-    `session` carries the load: with one thread, any number of runners may call it at once. `wide` exists where a
-    lone request is answered faster by all threads together.
+    `session` carries the load: with one thread, any number of runners may call it at once. `wide` is for lone requests,
+    where `faster` finds that all threads together answer them faster.
     """
 
-    def __init__(self, session: Any, device: Device, fixed_batch: int | None, wide: Any = None) -> None:
+    def __init__(self, session: Any, device: Device, fixed_batch: int | None) -> None:
         self.session = session
-        self.wide = wide
+        self.wide: Any = None
+        self.faster: Faster | None = None
         self.device = device
         self.provider = provider_of(session)
         self.fixed_batch = fixed_batch
@@ -52,11 +55,21 @@ class Network:
 
     def run(self, rows: Rows, outputs: Sequence[str], alone: bool = False) -> Outputs:
         """Run uint8 rows [n, h, w, c]; return float32 outputs of n rows each, whatever the padding was."""
+        if not alone or self.faster is None:
+            return self.run_on(self.session, rows, outputs)
+        wide = self.faster.pick()
+        began = time.perf_counter()
+        values = self.run_on(self.wide if wide else self.session, rows, outputs)
+        if len(rows) == 1:
+            self.faster.learn(wide, time.perf_counter() - began)
+        return values
+
+    def run_on(self, session: Any, rows: Rows, outputs: Sequence[str]) -> Outputs:
+        """Do what `run` does, on one of the sessions."""
         n = len(rows)
         padded = self.padded_size(n)
         if padded != n:
             rows = np.concatenate([rows, np.zeros((padded - n, *rows.shape[1:]), np.uint8)])
-        session = self.wide if alone and self.wide is not None else self.session
         values = self._call(session, rows, outputs)
         return {name: value if padded == n else value[:n] for name, value in zip(outputs, values, strict=True)}
 
