@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import platform
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -33,6 +34,7 @@ SCALING_RUNS = 3
 def main() -> None:
     """Measure what the arguments ask for; print Markdown tables and keep them, and the numbers as JSON."""
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended before it was done"))  # and its servers with it
     wrk.require()
     build()
     path: Path = arguments.json or BUILT / "last.json"
