@@ -156,7 +156,7 @@ class Batcher:
                 self._enqueue(lane, [work], now)
                 return
             place = self._begin(lane, now)
-            alone = lane.lonely(self._busy == 1)
+            alone = self._busy == 1
         self._run(lane, [work], "idle", alone, place)
 
     def oldest_batch_s(self) -> float:
@@ -183,7 +183,7 @@ class Batcher:
                     self._work.wait()
                 works, full = self._take(lane)
                 place = self._begin(lane, time.monotonic())
-                alone = lane.lonely(self._busy == 1 and not lane.waiting)
+                alone = self._busy == 1 and not lane.waiting
             self._run(lane, works, "full" if full else reason, alone, place)
             reason = "queued"
 
@@ -246,7 +246,7 @@ class Batcher:
             return
         works, full = self._take(lane)
         place = self._begin(lane, time.monotonic())
-        alone = lane.lonely(self._busy == 1 and not lane.waiting)
+        alone = self._busy == 1 and not lane.waiting
         if not first.call(partial(self._run, lane, works, "full" if full else "queued", alone, place)):
             self._return(lane, works[1:], place)
 

@@ -21,8 +21,6 @@ from service.port import Answer, Rows, ServedModel
 if TYPE_CHECKING:
     from service.engine.shadow import Shadow
 
-_ALONE = 0.8
-
 
 class Work:
     """Rows that run together, their deadline (monotonic seconds), and the place where the answer appears."""
@@ -121,8 +119,6 @@ class Lane:
         """Runner seconds per image: a moving average over real batches."""
         self.batch_s = plan.curve.latency(1)
         """Seconds of a batch: a moving average over real batches."""
-        self.alone = 1.0
-        """Share of the latest batches that had the runners to themselves."""
         self.closed = False
         self.shadow: Shadow | None = None
         """Who gets copies of what ran here."""
@@ -131,14 +127,6 @@ class Lane:
     def backlog_s(self) -> float:
         """Runner seconds that the waiting images will take."""
         return self.images * self.cost_s
-
-    def lonely(self, alone: bool) -> bool:
-        """Note whether a batch has the runners to itself; return whether it may use every core.
-
-        Not where others keep coming between: the cores are wanted by them, too.
-        """
-        self.alone += 0.1 * (alone - self.alone)
-        return alone and self.alone > _ALONE
 
     def learn(self, images: int, seconds: float) -> None:
         """Move the averages towards a batch that just ran."""
