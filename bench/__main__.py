@@ -1,6 +1,6 @@
 """`python -m bench`: the limits of this machine, the service and its peers, and how close they come.
 
-`--quick` is a look of two minutes; the whole takes about half an hour.
+`--quick` is a look of two minutes; the whole takes about forty minutes.
 """
 
 from __future__ import annotations
