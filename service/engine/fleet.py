@@ -105,7 +105,9 @@ class Fleet:
                 self.look()
             except Exception:  # the watcher must outlive whatever a store can hold
                 log.exception("store.unreadable", store=str(self.settings.store))
-            self.roster.first_look.set()
+            if not self.roster.first_look.is_set():
+                self.roster.first_look.set()
+                self.on_change()
             self._wake.wait(self.settings.watch_s)
 
     def look(self) -> None:

@@ -83,7 +83,8 @@ class Server:
                 else:
                     self._clear_wake()
             self._send(router)
-            catalog = (self.engine.fleet.roster.champions()[0], set(self.engine.fleet.lanes))
+            roster = self.engine.fleet.roster
+            catalog = (roster.champions()[0], set(self.engine.fleet.lanes), roster.first_look.is_set())
             if time.monotonic() >= next_news or catalog != self._told:
                 news.send(self._edition().encode())
                 self._told = catalog

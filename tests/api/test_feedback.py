@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def open_server(store: Path, folder: Path) -> Iterator[Running]:
     with serving(store, "colors", feedback=folder, feedback_max_bytes=2000) as running:
+        until = time.monotonic() + 30
+        while time.monotonic() < until and not requests.get(f"{running.url}/startupz", timeout=10).ok:
+            time.sleep(0.05)  # ready comes first: until all models were looked at, an unknown one may still be there
         yield running
 
 
