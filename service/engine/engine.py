@@ -6,6 +6,7 @@ import contextlib
 import logging
 import socket
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -143,7 +144,8 @@ class Engine:
         lane, batcher = self.fleet.roster.resolve(model, None), self.batcher
         if batcher is None:
             raise EngineUnavailable("The engine has not started yet.", retry_after_s=1.0)
-        plan = lane.plan
+        faster = lane.network.faster
+        plan = replace(lane.plan, lone_s=faster.seconds) if faster else lane.plan
         answer: dict[str, Any] = {
             "model": lane.served.name,
             "version": str(lane.served.version),
@@ -152,7 +154,7 @@ class Engine:
             "runners": plan.runners,
             "threads_per_runner": plan.threads,
             "runners_from": plan.source,
-            "lone_request_uses_all_cores": bool(lane.network.faster and lane.network.faster.wide),
+            "lone_request_uses_all_cores": faster is not None and faster.wide,
             "cap": plan.cap,
             "objective_p99_ms": round(plan.objective_s * 1000, 3),
             "lone_ms": round(plan.lone_s * 1000, 3),

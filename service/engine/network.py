@@ -40,8 +40,8 @@ def open_session(model: bytes, device: Device, threads: int) -> Any:
 class Network:
     """Runs batches on one session, or on a second one with all threads when a request is alone.
 
-    `session` carries the load: with one thread, any number of runners may call it at once. `wide` is for lone requests,
-    where `faster` finds that all threads together answer them faster.
+    `session` carries the load: with one thread, any number of runners may call it at once. `wide`, a second copy of the
+    weights, is there on a CPU of several cores, for lone requests where `faster` finds that it answers them sooner.
     """
 
     def __init__(self, session: Any, device: Device, fixed_batch: int | None) -> None:

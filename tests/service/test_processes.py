@@ -6,6 +6,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,3 +83,30 @@ def test_counts_cross_processes_once(linked: EngineClient, engine: Engine, monke
     assert 'clearsight_rejected_total{reason="queue.full"} 1.0' in text
     assert 'clearsight_stage_duration_seconds_count{stage="decode"} 4.0' in text
     assert 'clearsight_request_duration_seconds_sum{route="/predict"} 0.8' in text
+
+
+def test_the_end_of_the_first_look_is_told_at_once(
+    linked: EngineClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then an unknown model may be one that was not looked at yet, which is another answer."""
+    looking, go_on = threading.Event(), threading.Event()
+
+    def look() -> None:
+        looking.set()
+        go_on.wait(10)
+
+    monkeypatch.setattr("service.ipc.server._NEWS_S", 60.0)
+    monkeypatch.setattr(engine.fleet, "look", look)
+    assert looking.wait(5)
+    engine.fleet.roster.first_look.clear()
+    engine.fleet.on_change()
+    assert _soon(lambda: not linked.state().started)
+    go_on.set()
+    assert _soon(lambda: linked.state().started)
+
+
+def _soon(true: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 2.0
+    while time.monotonic() < until and not true():
+        time.sleep(0.01)
+    return true()

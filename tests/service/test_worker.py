@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import selectors
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -134,3 +137,45 @@ def test_a_long_turn_takes_the_connections_that_came_meanwhile(missed_s: float, 
         for conn in opened:
             conn.sock.close()
     assert len(opened) == worker.nr_conns == taken
+
+
+def test_what_a_turn_missed_is_known_in_the_next_unless_the_worker_waited() -> None:
+    worker = Worker.__new__(Worker)
+    worker._loop, worker.alive, worker._began = None, True, time.monotonic()
+    missed: list[float] = []
+
+    def take(listener: socket.socket) -> None:
+        missed.append(worker.missed_s)
+        listener.accept()[0].close()
+        time.sleep(0.03)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, selectors.DefaultSelector() as worker.poller:
+        worker.poller.register(listener, selectors.EVENT_READ, take)
+
+        def connect() -> None:
+            socket.create_connection(listener.getsockname()).close()
+
+        connect()
+        connect()
+        worker.wait_for_and_dispatch_events(1.0)
+        worker.wait_for_and_dispatch_events(1.0)
+        later = threading.Timer(0.05, connect)
+        later.start()
+        worker.wait_for_and_dispatch_events(5.0)
+        later.join()
+    assert missed[1] >= 0.03, "the second came while the first turn was at work"
+    assert missed[2] == 0.0, "the third came while the worker waited"
+
+
+def test_deadlines_are_looked_at_now_and_then(conn: Connection) -> None:
+    worker = Worker.__new__(Worker)
+    worker._waiting, worker._murder_at, worker._buffered, worker.nr_conns = {conn}, 0.0, 0, 1
+    worker.poller = Recorder()  # type: ignore[assignment]
+    conn.deadline = time.monotonic() + 60
+    worker.murder_keepalived()
+    conn.deadline = 0.0
+    worker.murder_keepalived()
+    assert worker._waiting == {conn}, "it was just looked at"
+    time.sleep(0.11)
+    worker.murder_keepalived()
+    assert (worker._waiting, worker.nr_conns) == (set(), 0)
