@@ -68,6 +68,7 @@ def test_open_loop_latency_counts_from_the_intended_departure(url: str) -> None:
     delayed = [latency for latency in outcome.latencies if latency > STALL_S / 4]
     assert len(delayed) >= 10, "the stall must show in every request that was due during it"
     assert max(outcome.latencies) >= STALL_S
+    assert outcome.last_s >= 0.98, "the last request was due then"
 
 
 def test_an_open_loop_rate_includes_what_queued_up() -> None:

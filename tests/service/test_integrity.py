@@ -12,6 +12,7 @@ from bundle.errors import BundleError
 from bundle.store import Store, fact_of
 from service.engine.devices import CPU
 from service.engine.loading import Threading, load_lane
+from service.engine.network import open_session
 from service.settings import Settings
 from tests.factory import publish_colors
 
@@ -57,3 +58,30 @@ def test_such_a_bundle_is_refused_by_name(tmp_path, change, edit, said):
     settings = Settings(store=tmp_path, default_model="colors", device="cpu", warmup_s=0.1)
     with pytest.raises(BundleError, match=said):
         load_lane(Store(tmp_path).open("colors"), CPU, Threading(1, 1, 1), settings)
+
+
+class Reversed:
+    """A session that gives the right probabilities to the wrong labels."""
+
+    def __init__(self, session):
+        self.session = session
+
+    def __getattr__(self, name):
+        return getattr(self.session, name)
+
+    def run(self, *given):
+        return [values[:, ::-1] for values in self.session.run(*given)]
+
+
+def test_the_session_for_lone_requests_proves_itself_too(tmp_path, monkeypatch):
+    def opened(model, device, threads):
+        session = open_session(model, device, threads)
+        return Reversed(session) if threads == 2 else session
+
+    monkeypatch.setattr("service.engine.loading.open_session", opened)
+    publish_colors(tmp_path)
+    settings = Settings(store=tmp_path, default_model="colors", device="cpu", warmup_s=0.1)
+    bundle = Store(tmp_path).open("colors")
+    assert load_lane(bundle, CPU, Threading(1, 1, 1), settings)[0].network.wide is None
+    with pytest.raises(BundleError, match="differs by"):
+        load_lane(bundle, CPU, Threading(2, 1, 2), settings)
