@@ -18,12 +18,15 @@ from typing import TextIO
 
 import onnxruntime as ort
 
-from bench import contest, limits, wrk
-from bench.inputs import photograph
-from bench.models import BUILT, Case, build, cases, cores, imagenet_preprocessing
-from bench.servers import Server
-from bench.spread import Spread, table
+from bundle.extras import extra
 from bundle.preprocess import preprocess
+
+with extra("bench"):
+    from bench import contest, limits, wrk
+    from bench.inputs import photograph
+    from bench.models import BUILT, Case, build, cases, cores, imagenet_preprocessing
+    from bench.servers import Server
+    from bench.spread import Spread, table
 
 LOADS = (0.5, 0.7, 0.8, 0.9, 1.0, 1.5)
 """Shares of the closed-loop peak that the open-loop run offers."""

@@ -6,10 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from service.commands import add_key
-from service.operator_commands import add_drain, add_tune
-from service.predict_command import add_predict
-from service.settings import describe_settings, read_settings
+from bundle.extras import extra
+
+with extra("service"):
+    from service.commands import add_key
+    from service.operator_commands import add_drain, add_tune
+    from service.predict_command import add_predict
+    from service.settings import describe_settings, read_settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

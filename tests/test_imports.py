@@ -76,3 +76,18 @@ def test_the_guard_notices_an_import() -> None:
     done = import_without(("numpy",), ["bundle.preprocess"])
     assert done.returncode == 1
     assert "numpy is forbidden here" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("package", "absent"), [("training", "torch"), ("service", "structlog"), ("bench", "psutil")], ids=str
+)
+def test_a_command_without_its_extra_says_what_to_install(package: str, absent: str) -> None:
+    """No traceback, but the library, the extra that brings it, and the command."""
+    program = PROGRAM.partition("for name in")[0] + f"import runpy; runpy.run_module({package!r}, run_name='__main__')"
+    command = [sys.executable, "-c", program, absent, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f'error: {absent} is not installed; the extra "{package}" brings it: '
+        f"pip install 'clearsight[{package}]' (in a clone: pip install --editable '.[{package}]')\n"
+    )

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from bundle.errors import ClearsightError
+from bundle.extras import extra
 
-from training.commands import data_report, describe, evaluate, export, find, report, retrain, train
-from training.memory import keep_freed_memory
+with extra("training"):
+    from training.commands import data_report, describe, evaluate, export, find, report, retrain, train
+    from training.memory import keep_freed_memory
 
 COMMANDS = (train, evaluate, export, retrain, describe, data_report, find, report)
 
