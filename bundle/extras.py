@@ -19,8 +19,8 @@ def extra(name: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in _OURS:
-            raise
+            raise  # a mistake of ours, which no extra mends
         raise SystemExit(
             f'error: {error.name} is not installed; the extra "{name}" brings it: '
-            f"pip install 'clearsight[{name}]' (in a clone: pip install --editable '.[{name}]')"
+            f"in the clone, pip install --constraint constraints.txt --editable '.[{name}]'"
         ) from None

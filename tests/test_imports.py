@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from bundle.extras import extra
 
 ROOT = Path(__file__).parent.parent
 
@@ -89,5 +92,11 @@ def test_a_command_without_its_extra_says_what_to_install(package: str, absent: 
     assert done.returncode == 1
     assert done.stderr == (
         f'error: {absent} is not installed; the extra "{package}" brings it: '
-        f"pip install 'clearsight[{package}]' (in a clone: pip install --editable '.[{package}]')\n"
+        f"in the clone, pip install --constraint constraints.txt --editable '.[{package}]'\n"
     )
+
+
+def test_a_module_of_our_own_that_is_missing_is_no_missing_extra() -> None:
+    """Such a mistake stays a traceback."""
+    with pytest.raises(ModuleNotFoundError, match=r"service\.nowhere"), extra("service"):
+        importlib.import_module("service.nowhere")
