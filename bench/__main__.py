@@ -117,7 +117,8 @@ def _case(case: Case, arguments: argparse.Namespace) -> dict[str, object]:
     recipe = case.bundle().manifest.preprocessing
     row = preprocess(case.image.body, recipe).pixels
     plans = limits.plans(cores(), case.batches)
-    graph = case.graph()
+    graph, form = limits.fastest_form(case.graph(), row, max(case.batches), arguments.repeats)
+    print(f"onnxruntime alone runs {form}\n")
     alone = {plan: limits.onnxruntime_alone(graph, row, plan, arguments.repeats, 0.4) for plan in plans}
     _show_alone(alone)
     best = max(alone, key=lambda plan: alone[plan].per_second.median)
@@ -133,6 +134,7 @@ def _case(case: Case, arguments: argparse.Namespace) -> dict[str, object]:
     _show_processes(servers)
     record: dict[str, object] = {
         "decode_ms": limit.decode_ms.values,
+        "form": form,
         "limit": {"plan": asdict(best), "onnxruntime": limit.onnxruntime.per_second.values},
         "least_ms": limit.lone_ms.values,
         "seconds": seconds,

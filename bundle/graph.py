@@ -45,7 +45,7 @@ def seal(
     entry = _only_input(graph)
     nodes = list(graph.node)
     shape = _image_shape(entry, front, size)
-    front_nodes = _front(front, entry, graph)
+    front_nodes = _front(front, entry, graph, int(shape[2]))
     back_nodes, outputs = _back(model, {role: CORE + name for role, name in roles.items()}, stamp)
     del graph.node[:], graph.input[:], graph.output[:]
     graph.node.extend([*front_nodes, *nodes, *back_nodes])
@@ -150,22 +150,24 @@ def _image_shape(entry: onnx.ValueInfoProto, front: Front, size: tuple[int, int]
     return [batch if isinstance(batch, int) and batch > 0 else "batch", rows, columns, front.channels]
 
 
-def _front(front: Front, entry: onnx.ValueInfoProto, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Build the nodes from `image` to the core's input; steps that would change nothing are left out."""
-    wide = [1, -1, 1, 1] if front.layout == "NCHW" else [1, 1, 1, -1]
-    axis = 1 if front.layout == "NCHW" else 3
+def _front(front: Front, entry: onnx.ValueInfoProto, graph: onnx.GraphProto, width: int) -> list[onnx.NodeProto]:
+    """Build the nodes from `image` to the core's input; steps that would change nothing are left out.
+
+    The arithmetic is done on the pixels as they lie in memory, before the transpose: in an int8 graph, whose
+    convolutions take channels last, onnxruntime moves it there anyway.
+    """
     steps: list[tuple[str, np.ndarray | None, dict[str, Any]]] = []
-    if front.layout == "NCHW":
-        steps.append(("Transpose", None, {"perm": [0, 3, 1, 2]}))
-    if front.color == "BGR":
-        steps.append(("Gather", np.array([2, 1, 0], np.int64), {"axis": axis}))
     wanted = entry.type.tensor_type.elem_type
     plain = front.divisor == 1 and not any(front.mean) and all(s == 1 for s in front.std)
     if not (plain and wanted == TensorProto.UINT8):
         steps.append(("Cast", None, {"to": TensorProto.FLOAT}))
-        steps += _arithmetic(front, wide)
+        steps += _arithmetic(front, width)
         if wanted != TensorProto.FLOAT:
             steps.append(("Cast", None, {"to": wanted}))
+    if front.layout == "NCHW":
+        steps.append(("Transpose", None, {"perm": [0, 3, 1, 2]}))
+    if front.color == "BGR":
+        steps.append(("Gather", np.array([2, 1, 0], np.int64), {"axis": 1 if front.layout == "NCHW" else 3}))
     nodes, current = [], "image"
     for index, (op, constant, attributes) in enumerate(steps):
         inputs = [current]
@@ -177,15 +179,20 @@ def _front(front: Front, entry: onnx.ValueInfoProto, graph: onnx.GraphProto) -> 
     return nodes or [helper.make_node("Identity", ["image"], [entry.name], name="seal/Identity_0")]
 
 
-def _arithmetic(front: Front, wide: list[int]) -> list[tuple[str, np.ndarray | None, dict[str, Any]]]:
-    """List `(x / divisor - mean) / std`, dividing as PyTorch does rather than multiplying by a rounded inverse."""
+def _arithmetic(front: Front, width: int) -> list[tuple[str, np.ndarray | None, dict[str, Any]]]:
+    """List `(x / divisor - mean) / std`, dividing as PyTorch does rather than multiplying by a rounded inverse.
+
+    Mean and std, in the order of the image's channels, are repeated for every pixel of a row, [width, channels]:
+    onnxruntime broadcasts runs as long as the constant, and runs of three take several times as long.
+    """
+    mean, std = (v[::-1] if front.color == "BGR" else v for v in (front.mean, front.std))
     steps: list[tuple[str, np.ndarray | None, dict[str, Any]]] = []
     if front.divisor != 1:
         steps.append(("Div", np.array(front.divisor, np.float32), {}))
-    if any(front.mean):
-        steps.append(("Sub", np.array(front.mean, np.float32).reshape(wide), {}))
-    if any(s != 1 for s in front.std):
-        steps.append(("Div", np.array(front.std, np.float32).reshape(wide), {}))
+    if any(mean):
+        steps.append(("Sub", np.tile(np.array(mean, np.float32), (width, 1)), {}))
+    if any(s != 1 for s in std):
+        steps.append(("Div", np.tile(np.array(std, np.float32), (width, 1)), {}))
     return steps
 
 

@@ -6,6 +6,9 @@ import torch
 
 from training.errors import TrainingError
 
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""What a recipe's precision computes in, where that is not float32."""
+
 
 def pick_device(name: str) -> torch.device:
     """Return the recipe's device; `auto` takes CUDA where there is one. Raises `TrainingError` where it is missing."""

@@ -150,6 +150,9 @@ class Train(Section):
     label_smoothing: Fraction = 0.0
     teachers: tuple[str, ...] = ()
     """Folders of runs whose networks teach this one beside the labels (knowledge distillation)."""
+    teachers_see: Literal["images", "views"] = "images"
+    """`images`: every training image once, before the first epoch. `views`: all that this network sees, in every batch,
+    which teaches more and costs a pass of each teacher in every epoch."""
     teacher_share: Annotated[float, Field(gt=0, le=1)] = 0.7
     teacher_temperature: Positive = 2.0
     """The share of their answers in the loss, and what softens all answers to show which wrong classes are likely."""
@@ -248,6 +251,12 @@ class Recipe(Section):
             raise ValueError("train.small_fraction and train.small_side go together")
         if side is not None and side >= min(self.input.height, self.input.width):
             raise ValueError(f"train.small_side {side} is not smaller than the image")
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_see_whole_views(self) -> Recipe:
+        if self.train.teachers and self.train.teachers_see == "views" and self.train.small_side:
+            raise ValueError('train.teachers_see "views": teachers learned from full size; leave out train.small_side')
         return self
 
     @model_validator(mode="after")

@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from training.averaging import AveragedModel
+from training.device import HALF
 from training.distributed import World
 from training.errors import TrainingError
 from training.loss import Loss
 from training.optimizer import make_optimizer
 from training.recipe import Train
 from training.teacher import Lesson
-
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Stepper:
@@ -49,7 +48,7 @@ class Stepper:
                 logits = self._forward(part)
                 losses = self.loss(logits.float(), wanted)
                 if self.lesson:
-                    losses = self.lesson.blend(losses, logits.float(), these)
+                    losses = self.lesson.blend(losses, logits.float(), these, part)
                 torch.autograd.backward(self.scaler.scale(losses.sum() * (self.world.size / images)))
             loss_sum += losses.detach().sum()
             correct += (logits.detach().argmax(dim=1) == _classes(wanted)).sum()
@@ -83,7 +82,7 @@ class Stepper:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which the forward pass runs in the recipe's precision."""
-        half = _HALF.get(self.train.precision)
+        half = HALF.get(self.train.precision)
         return torch.autocast(self.device.type, dtype=half) if half else nullcontext()
 
     def _without_exchange(self, more: bool) -> AbstractContextManager[Any]:

@@ -50,6 +50,7 @@ class Accelerator:
             version=served.version,
             variant=served.variant,
             provider=served.provider,
+            int8_as_matrix_products=lane.network.matrix_products,
             cap=plan.cap,
             runners=plan.runners,
             threads=plan.threads,

@@ -151,6 +151,7 @@ class Engine:
             "version": str(lane.served.version),
             "variant": lane.served.variant,
             "provider": lane.served.provider,
+            "int8_as_matrix_products": lane.network.matrix_products,
             "runners": plan.runners,
             "threads_per_runner": plan.threads,
             "runners_from": plan.source,
