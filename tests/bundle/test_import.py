@@ -107,6 +107,17 @@ def test_uint8_pixels_enter_as_they_are(tmp_path):
     np.testing.assert_allclose(got["logits"], network(pixels), rtol=1e-4)
 
 
+def test_pixels_are_normalised_in_whole_rows_before_they_are_transposed(tmp_path):
+    """Three numbers at a time, and in the other order, an int8 graph took a twentieth longer."""
+    path = file_of(tmp_path / "model.onnx")
+    assert import_file(tmp_path, path, [*TORCH, "--resize", "shorter:73", "--crop", "64"])[0] == 0
+    graph = onnx.load_from_string(Store(tmp_path / "store").open("foreign").read("model.onnx")).graph
+    front = [node for node in graph.node if node.name.startswith("seal/")][:5]
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    assert [node.op_type for node in front] == ["Cast", "Div", "Sub", "Div", "Transpose"]
+    assert [shapes[node.input[1]] for node in front[1:4]] == [(), (64, 3), (64, 3)]
+
+
 def test_names_that_clash_with_the_sealed_ones_are_no_trouble(tmp_path):
     path = file_of(tmp_path / "model.onnx")
     model = onnx.load(path)
