@@ -43,6 +43,7 @@ _METADATA = frozenset({"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xm
 """Where Pillow looks for the orientation."""
 _TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 322, 323
 _READ_BLOCK = 65_536  # what Pillow feeds its decoders at a time
+_SMALL_READS = 64  # of these, mostly a header's, one looks at the clock, which takes longer than the rest of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +76,14 @@ class _Timed(io.BytesIO):
     def __init__(self, data: bytes, seconds: float) -> None:
         super().__init__(data)
         self.seconds = seconds
+        self.small = 0
         self.deadline = time.thread_time() + seconds
 
     def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and 0 <= size < _READ_BLOCK:
+            self.small += 1
+            if self.small % _SMALL_READS:
+                return super().read(size)
         if time.thread_time() > self.deadline:
             raise ImageTooSlow(f"The image took longer than the {self.seconds:g} s that are allowed to decode it.")
         return super().read(size)
@@ -141,7 +147,7 @@ def _check_cost(image: Image.Image, data: bytes, limits: Limits) -> None:
         raise ImageTooManyPixels(
             f"The image is {width}x{height}, {width * height} pixels; at most {limits.max_pixels} are accepted."
         )
-    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > limits.max_scans:
+    if "progressive" in image.info and image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > limits.max_scans:
         raise ImageTooComplex(f"The JPEG has more than the {limits.max_scans} scans that are accepted.")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         # libtiff decodes whole tiles, and a tile may be far larger than its image.
