@@ -38,6 +38,8 @@ def by_matrix_product(model: bytes) -> bytes | None:
     """
     changed = np.frombuffer(model, np.uint8).copy()
     graph = _read_graph(model)
+    if any(node.nested for node in graph.nodes):
+        return None  # branches and loops read the graph around them
     raised = 0
     for weights, zero in graph.wide():
         values = changed[slice(*weights.raw)].view(np.int8)
@@ -79,6 +81,8 @@ class _Node:
     kind: str = ""
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
+    nested: bool = False
+    """Whether an attribute is a graph of its own."""
 
 
 @dataclass(slots=True)
@@ -120,7 +124,9 @@ def _read_graph(model: bytes) -> _Graph:
 def _read_node(model: bytes, span: Span) -> _Node:
     node = _Node()
     for number, value in _fields(model, span):
-        if isinstance(value, tuple) and number in (1, 2, 4):
+        if isinstance(value, tuple) and number == 5:
+            node.nested |= any(part in (6, 11) for part, _ in _fields(model, value))
+        elif isinstance(value, tuple) and number in (1, 2, 4):
             text = model[slice(*value)].decode()
             if number == 4:
                 node.kind = text

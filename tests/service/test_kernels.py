@@ -29,6 +29,7 @@ def quantised(
     raw: bool = True,
     shared: bool = False,
     read_twice: bool = False,
+    read_in_a_branch: bool = False,
 ) -> bytes:
     """Build a convolution of 4 outputs over a kernel of 2x2, its weights dequantised, and ways to be unfit."""
     weights = np.random.default_rng(0).integers(0, highest, (4, channels, 2, 2)).astype(kind)
@@ -42,6 +43,10 @@ def quantised(
         nodes.append(helper.make_node("DequantizeLinear", ["others", "scale", "zero"], ["o"], axis=0))
     if read_twice:
         nodes.append(helper.make_node("Identity", ["w"], ["o"]))
+    if read_in_a_branch:
+        output = helper.make_tensor_value_info("o", TensorProto.INT8, [4, channels, 2, 2])
+        branch = helper.make_graph([helper.make_node("Identity", ["weights"], ["o"])], "branch", [], [output])
+        nodes.append(helper.make_node("If", ["yes"], ["o"], then_branch=branch, else_branch=branch))
     packed = helper.make_tensor("zero", numpy_helper.from_array(zeros).data_type, zeros.shape, zeros.tolist())
     graph = helper.make_graph(
         nodes,
@@ -51,6 +56,7 @@ def quantised(
         [
             numpy_helper.from_array(weights, "weights"),
             numpy_helper.from_array(weights, "others"),
+            numpy_helper.from_array(np.array(True), "yes"),
             numpy_helper.from_array(np.full(4, 0.01, np.float32), "scale"),
             numpy_helper.from_array(zeros, "zero") if raw else packed,
         ],
@@ -83,6 +89,7 @@ def test_weights_and_their_zero_point_are_raised_together(raw: bool) -> None:
         {"kind": np.uint8},
         {"shared": True},
         {"read_twice": True},
+        {"read_in_a_branch": True},
     ],
     ids=str,
 )
