@@ -1,7 +1,8 @@
 """Seal a classifier: uint8 pixels in, probabilities out, with everything between them in one ONNX graph.
 
 The same `seal` serves networks exported from training and graphs imported from elsewhere. Only this module, the
-importer and the variants edit graphs; the service runs what they made and never needs the onnx library.
+importer and the variants edit graphs; the service runs what they made, at most with the zero points of int8 weights
+moved (`service.engine.kernels`), and never needs the onnx library.
 """
 
 from __future__ import annotations
