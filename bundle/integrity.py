@@ -1,8 +1,8 @@
 """What a graph's bytes may not do: read other files or bring code. Judged from the bytes, without the onnx library.
 
 ONNX lets a tensor say "my data lies in that file"; onnxruntime follows such paths relative to where it stands. The walk
-below reads the protobuf wire format (https://protobuf.dev/programming-guides/encoding/) with the field numbers of
-onnx.proto and looks at tensors, nodes and what can contain them; everything else is stepped over by its length.
+below reads protobuf with the field numbers of onnx.proto and looks at tensors, nodes and what can contain them;
+everything else is stepped over by its length.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from bundle.errors import BundleError
 from bundle.store import Bundle
+from bundle.wire import fields
 
 _DOMAINS = (b"", b"ai.onnx", b"ai.onnx.ml", b"com.microsoft", b"pkg.onnxscript.torch_lib")
 _MAX_DEPTH = 64
@@ -52,7 +53,7 @@ def _walk(data: memoryview, kind: str, file: str, depth: int) -> Iterator[str]:
         raise BundleError(f"{file} nests graphs deeper than {_MAX_DEPTH} messages")
     children = _CHILDREN[kind]
     name = b"?"
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if isinstance(value, memoryview) and number in children:
             yield children[number]
             yield from _walk(value, children[number], file, depth + 1)
@@ -70,38 +71,3 @@ def _check_node(number: int, value: bytes, file: str) -> None:
         raise BundleError(f"{file} uses operators of domain {value.decode(errors='replace')!r}, which are not served")
     if number == _NODE_OP_TYPE and value == b"EPContext":
         raise BundleError(f"{file} holds an EPContext node, which loads compiled code from elsewhere")
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """Yield (field number, value) of one message: an int for a varint, a view for anything else."""
-    position, end = 0, len(data)
-    while position < end:
-        key, position = _varint(data, position)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            value, position = _varint(data, position)
-            yield number, value
-            continue
-        if wire == 2:
-            length, position = _varint(data, position)
-        elif wire in (1, 5):
-            length = 8 if wire == 1 else 4
-        else:
-            raise ValueError("a wire type that protobuf no longer writes")
-        if position + length > end:
-            raise IndexError("a field is longer than its message")
-        yield number, data[position : position + length]
-        position += length
-
-
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    result = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        result |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return result, position
-        shift += 7
-        if shift > 63:
-            raise ValueError("a varint longer than ten bytes")

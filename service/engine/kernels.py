@@ -14,6 +14,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+from bundle.wire import fields, varint
 
 LEAST_PRODUCTS = 256
 """Products in one output, input channels x height x width of the kernel, from which the matrix product was faster."""
@@ -36,26 +37,25 @@ def by_matrix_product(model: bytes) -> bytes | None:
     `model` is an ONNX file as bytes. Anything that is not surely a convolution of constant int8 weights with zero
     point 0, which nothing else reads, stays as it is.
     """
-    changed = np.frombuffer(model, np.uint8).copy()
-    graph = _read_graph(model)
+    changed = bytearray(model)
+    graph = _read_graph(memoryview(changed))
     if any(node.nested for node in graph.nodes):
         return None  # branches and loops read the graph around them
     raised = 0
     for weights, zero in graph.wide():
-        values = changed[slice(*weights.raw)].view(np.int8)
-        zeros = changed[slice(*zero.numbers)]
-        if values.max(initial=0) > _HIGHEST or zeros.any() or len(zeros) != zero.count or len(values) != weights.count:
+        if len(weights.raw) != weights.count or len(zero.numbers) != zero.count:
+            continue
+        values, zeros = np.frombuffer(weights.raw, np.int8), np.frombuffer(zero.numbers, np.int8)
+        if values.max(initial=0) > _HIGHEST or zeros.any():
             continue
         values += 1
         zeros += 1
         raised += 1
-    return changed.tobytes() if raised else None
+    return bytes(changed) if raised else None
 
 
-# An ONNX file as far as it is needed: messages of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto in the wire
-# format of https://protobuf.dev/programming-guides/encoding. The service does without the onnx library.
-
-Span = tuple[int, int]
+# An ONNX file as far as it is needed: messages of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto, as views into
+# the file. The service does without the onnx library.
 
 
 @dataclass(slots=True)
@@ -63,25 +63,25 @@ class _Tensor:
     name: str = ""
     kind: int = 0
     dims: list[int] = field(default_factory=list)
-    raw: Span = (0, 0)
-    packed: Span = (0, 0)
+    raw: memoryview = field(default_factory=lambda: memoryview(b""))
+    packed: memoryview = field(default_factory=lambda: memoryview(b""))
 
     @property
     def count(self) -> int:
         return prod(self.dims)
 
     @property
-    def numbers(self) -> Span:
-        """Where the int8 numbers are, a byte each; as packed varints that holds for 0 to 127."""
-        return self.raw if self.raw[1] > self.raw[0] else self.packed
+    def numbers(self) -> memoryview:
+        """The int8 numbers, a byte each; as packed varints that holds for 0 to 127."""
+        return self.raw or self.packed
 
 
 @dataclass(slots=True)
 class _Node:
-    kind: str = ""
-    inputs: list[str] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)
-    nested: bool = False
+    kind: str
+    inputs: list[str]
+    outputs: list[str]
+    nested: bool
     """Whether an attribute is a graph of its own."""
 
 
@@ -108,82 +108,46 @@ class _Graph:
                 yield weights, zero
 
 
-def _read_graph(model: bytes) -> _Graph:
+def _read_graph(model: memoryview) -> _Graph:
     graph = _Graph()
-    for number, value in _fields(model, (0, len(model))):
-        if number == 7 and isinstance(value, tuple):
-            for part, inside in _fields(model, value):
-                if part == 1 and isinstance(inside, tuple):
-                    graph.nodes.append(_read_node(model, inside))
-                elif part == 5 and isinstance(inside, tuple):
-                    tensor = _read_tensor(model, inside)
-                    graph.tensors[tensor.name] = tensor
+    for content in _messages(model, 7):
+        graph.nodes += [_read_node(node) for node in _messages(content, 1)]
+        graph.tensors |= {tensor.name: tensor for tensor in map(_read_tensor, _messages(content, 5))}
     return graph
 
 
-def _read_node(model: bytes, span: Span) -> _Node:
-    node = _Node()
-    for number, value in _fields(model, span):
-        if isinstance(value, tuple) and number == 5:
-            node.nested |= any(part in (6, 11) for part, _ in _fields(model, value))
-        elif isinstance(value, tuple) and number in (1, 2, 4):
-            text = model[slice(*value)].decode()
-            if number == 4:
-                node.kind = text
-            else:
-                (node.inputs if number == 1 else node.outputs).append(text)
-    return node
+def _read_node(data: memoryview) -> _Node:
+    inputs, outputs, kinds = ([str(text, "utf-8") for text in _messages(data, number)] for number in (1, 2, 4))
+    nested = any(number in (6, 11) for attribute in _messages(data, 5) for number, _ in fields(attribute))
+    return _Node("".join(kinds), inputs, outputs, nested)
 
 
-def _read_tensor(model: bytes, span: Span) -> _Tensor:
+def _read_tensor(data: memoryview) -> _Tensor:
     tensor = _Tensor()
-    for number, value in _fields(model, span):
+    for number, value in fields(data):
         if isinstance(value, int):
             if number == 1:
                 tensor.dims.append(value)
             elif number == 2:
                 tensor.kind = value
         elif number == 1:
-            tensor.dims += _varints(model, value)
+            tensor.dims += _packed(value)
         elif number == 5:
             tensor.packed = value
         elif number == 8:
-            tensor.name = model[slice(*value)].decode()
+            tensor.name = str(value, "utf-8")
         elif number == 9:
             tensor.raw = value
     return tensor
 
 
-def _fields(model: bytes, span: Span) -> Iterator[tuple[int, int | Span]]:
-    """Yield the number of each field and its integer, or where its bytes are; fixed-size fields are passed over."""
-    at, end = span
-    while at < end:
-        key, at = _varint(model, at)
-        number, wire = key >> 3, key & 7
-        if wire == 0:
-            value, at = _varint(model, at)
-            yield number, value
-        elif wire == 2:
-            length, at = _varint(model, at)
-            yield number, (at, at + length)
-            at += length
-        else:
-            at += {1: 8, 5: 4}.get(wire, 0)
+def _messages(data: memoryview, wanted: int) -> Iterator[memoryview]:
+    """Yield what fields of this number hold, where that is bytes."""
+    return (value for number, value in fields(data) if number == wanted and not isinstance(value, int))
 
 
-def _varints(model: bytes, span: Span) -> Iterator[int]:
-    at, end = span
-    while at < end:
-        value, at = _varint(model, at)
+def _packed(data: memoryview) -> Iterator[int]:
+    position = 0
+    while position < len(data):
+        value, position = varint(data, position)
         yield value
-
-
-def _varint(model: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = model[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
