@@ -43,6 +43,7 @@ def cuda(settings: Settings) -> Device:
         "cudnn_conv_algo_search": settings.cuda_conv_search,
         "arena_extend_strategy": "kSameAsRequested",
         "do_copy_in_default_stream": "1",
+        "use_tf32": str(int(settings.cuda_tf32)),
     }
     if settings.cuda_memory_bytes:
         options["gpu_mem_limit"] = str(settings.cuda_memory_bytes)
@@ -70,8 +71,7 @@ def _why_not(device: Device, model: bytes) -> str:
     """Say why a session on the device does not run there; nothing when it does."""
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         return "this onnxruntime has no CUDA provider (is onnxruntime-gpu installed?)"
-    if hasattr(ort, "preload_dlls"):
-        _preload()
+    preload_cuda()
     ort.set_default_logger_severity(_FATAL)
     try:
         session = ort.InferenceSession(model, quiet_options(), providers=device.requested)
@@ -83,11 +83,13 @@ def _why_not(device: Device, model: bytes) -> str:
     return "" if got == device.provider else "the session runs on the CPU (is a driver and a device there?)"
 
 
-def _preload() -> None:
-    """Load CUDA and cuDNN from pip's packages where they are installed."""
+def preload_cuda() -> None:
+    """Load CUDA and cuDNN from pip's packages where they are installed; before the first session on CUDA."""
     import contextlib
     import io
 
+    if not hasattr(ort, "preload_dlls"):
+        return
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it did not find
         ort.preload_dlls()
 

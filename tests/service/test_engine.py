@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bundle.store import Store
-from service.engine.devices import CPU, choose_device, cuda, provider_of
+from service.engine.devices import CPU, choose_device, cuda, preload_cuda, provider_of
 from service.engine.engine import Engine, running
 from service.engine.network import Network, open_session, run_bound
 from service.engine.variants import rank_variants
@@ -164,6 +164,7 @@ def test_cuda_or_nothing_does_not_start_without_cuda(store: Path) -> None:
     bundle = Store(store).open("colors")
     settings = Settings(store=store, device="cuda!")
     model = bundle.read("model.onnx")
+    preload_cuda()
     session = open_session(model, cuda(settings), 1)
     if provider_of(session) == "cuda":
         assert choose_device(settings, model)[0].provider == "cuda"
@@ -183,6 +184,7 @@ def test_cuda_preferred_says_what_runs_instead(store: Path) -> None:
 @pytest.mark.parametrize("make", [lambda s: CPU, cuda], ids=["cpu", "cuda"])
 def test_bound_and_padded_runs_give_the_same_rows(store: Path, make: Any) -> None:
     device = make(Settings(store=store))
+    preload_cuda()
     session = open_session(Store(store).open("colors").read("model.onnx"), device, 1)
     network = Network(session, device, None)
     images = rows(5)
