@@ -254,12 +254,6 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _teachers_see_whole_views(self) -> Recipe:
-        if self.train.teachers and self.train.teachers_see == "views" and self.train.small_side:
-            raise ValueError('train.teachers_see "views": teachers learned from full size; leave out train.small_side')
-        return self
-
-    @model_validator(mode="after")
     def _loss_fits(self) -> Recipe:
         mixing = self.augment.mixup or self.augment.cutmix
         if self.train.loss == "hinge" and (mixing or self.train.label_smoothing or self.train.teachers):

@@ -100,6 +100,9 @@ def find_teachers(recipe: Recipe, dataset: Dataset) -> list[TrainedRun]:
 def _unfit(run: TrainedRun, recipe: Recipe, dataset: Dataset) -> str | None:
     if (recipe.augment.mixup or recipe.augment.cutmix) and recipe.train.teachers_see == "images":
         return 'it answers whole images; set train.teachers_see="views", or leave out augment.mixup and augment.cutmix'
+    small = recipe.train.small_side
+    if small and recipe.train.teachers_see == "views" and not run.recipe.train.small_side:
+        return f"it never saw images of {small} pixels, as this run will; leave out train.small_side and small_fraction"
     if run.labels != dataset.labels:
         return f"it knows {', '.join(run.labels[:5])}…, the data has {', '.join(dataset.labels[:5])}…"
     if run.recipe.input.preprocessing() != recipe.input.preprocessing():
