@@ -113,8 +113,8 @@ class Keeper:
     def _feel(self, child: subprocess.Popen[bytes], pulse: dict[str, Any]) -> None:
         if pulse["started"]:
             self.started.set()
-        if pulse["oldest_batch_s"] > self.settings.batch_limit_s:
-            self._kill(child, f"a batch has been running for {pulse['oldest_batch_s']:.0f} s")
+        if pulse["trouble"]:
+            self._kill(child, pulse["trouble"])
 
     def _kill(self, child: subprocess.Popen[bytes], reason: str) -> None:
         log.error("engine.hung", pid=child.pid, reason=reason)

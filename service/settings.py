@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     cuda_conv_search: Literal["HEURISTIC", "EXHAUSTIVE", "DEFAULT"] = Field(
         "HEURISTIC", description="how cuDNN picks a convolution"
     )
-    cuda_tf32: bool = Field(False, description="let fp32 networks multiply with 10 bits of mantissa: faster, less exact")
+    cuda_tf32: bool = Field(False, description="let fp32 networks multiply with 10 bits of mantissa: less exact")
 
     watch_s: Annotated[float, Field(gt=0)] = Field(1.0, description="seconds between two looks at the store")
     hang_s: Annotated[float, Field(ge=1.0)] = Field(

@@ -44,7 +44,7 @@ def tune(settings: Settings) -> dict[str, object]:
         "images_per_second": {f"{r} runners x {t} threads": round(rate, 1) for (r, t), rate in medians.items()},
     }
     if settings.tuning is not None:
-        _write(settings.tuning, found)
+        _write(settings.tuning, machine(device.provider), found)
     return found
 
 
@@ -83,7 +83,7 @@ def _images_per_second(network: Network, bundle: Bundle, runners: int, batch: in
     return sum(done) / (time.perf_counter() - began)
 
 
-def _write(path: Path, found: dict[str, object]) -> None:
+def _write(path: Path, machine: str, found: dict[str, object]) -> None:
     """Keep what other machines found in the same file."""
     try:
         known = json.loads(path.read_text())
@@ -91,5 +91,5 @@ def _write(path: Path, found: dict[str, object]) -> None:
         known = {}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps({**known, machine(): found}, indent=1) + "\n")
+    temporary.write_text(json.dumps({**known, machine: found}, indent=1) + "\n")
     temporary.replace(path)

@@ -71,7 +71,7 @@ class Accelerator:
         served = lane.served
         self.metrics.unloaded(served)
         log.info("model.unloaded", model=served.name, version=served.version, finished=finished)
-        lane.network.session = lane.network.wide = None
+        lane.network.close()
         give_memory_back()
 
     def stop(self) -> None:

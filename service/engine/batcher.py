@@ -48,6 +48,8 @@ class Batcher:
         self._places = itertools.count()
         self._threads: list[threading.Thread] = []
         self._stopping = False
+        self.lost = ""
+        """Why the device cannot run anything any more, once it cannot."""
 
     def start(self) -> None:
         """Start the runner threads."""
@@ -272,6 +274,8 @@ class Batcher:
                 for work in works:
                     self._run_together(lane, [work], "retry", False, time.monotonic())
                 return
+            if lane.network.provider != "cpu" and not lane.network.answers(works[0].rows, works[0].outputs):
+                self.lost = f"{lane.network.provider} runs nothing any more: {str(error).splitlines()[0][:200]}"
             works[0].finish(None, InferenceFailed(f"The network could not be run ({type(error).__name__})."))
             return
         done = time.monotonic()

@@ -121,11 +121,18 @@ class Engine:
     def state(self) -> EngineState:
         """See `EnginePort.state`."""
         state = self.fleet.roster.state()
-        oldest_s = self.batcher.oldest_batch_s() if self.batcher else 0.0
+        if trouble := self.trouble():
+            return EngineState(False, state.started, False, state.device, [trouble, *state.problems])
+        return state
+
+    def trouble(self) -> str:
+        """Say what only a new process can mend; nothing while all is well."""
+        if self.batcher is None:
+            return ""
+        oldest_s = self.batcher.oldest_batch_s()
         if oldest_s <= self.settings.batch_limit_s:
-            return state
-        stuck = f"a batch has been running for {oldest_s:.0f} s; {self.settings.batch_limit_s:.0f} s are allowed"
-        return EngineState(False, state.started, False, state.device, [stuck, *state.problems])
+            return self.batcher.lost
+        return f"a batch has been running for {oldest_s:.0f} s; {self.settings.batch_limit_s:.0f} s are allowed"
 
     def load(self, model: str, version: int | None = None) -> None:
         """See `EnginePort.load`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,10 +42,17 @@ class Network:
 
     `session` carries the load: with one thread, any number of runners may call it at once. `wide`, a second copy of the
     weights, is there on a CPU of several cores, for lone requests where `faster` finds that it answers them sooner.
+
+    On a device that pads, every batch size has a session of its own, opened with `reopen`: onnxruntime plans a
+    convolution anew whenever its input has another shape than the last time (0.4 s for all of ResNet-50 on an H100).
     """
 
-    def __init__(self, session: Any, device: Device, fixed_batch: int | None) -> None:
+    def __init__(
+        self, session: Any, device: Device, fixed_batch: int | None, reopen: Callable[[], Any] | None = None
+    ) -> None:
         self.session = session
+        self._reopen = reopen
+        self._sized: dict[int, Any] = {}
         self.wide: Any = None
         self.faster: Faster | None = None
         self.matrix_products = False
@@ -72,8 +79,37 @@ class Network:
         padded = self.padded_size(n)
         if padded != n:
             rows = np.concatenate([rows, np.zeros((padded - n, *rows.shape[1:]), np.uint8)])
+        if session is self.session:
+            session = self._sized.get(padded, session)
         values = self._call(session, rows, outputs)
         return {name: value if padded == n else value[:n] for name, value in zip(outputs, values, strict=True)}
+
+    def open_size(self, n: int) -> bool:
+        """Open the session of a batch of n images; return whether it is a new one."""
+        size = self.padded_size(n)
+        if not self.device.pads or self.fixed_batch or self._reopen is None or size in self._sized:
+            return False
+        self._sized[size] = self._reopen() if self._sized else self.session
+        return len(self._sized) > 1
+
+    def keep_sizes(self, cap: int) -> None:
+        """Close the sessions of batches that are larger than any to come; no further ones can be opened."""
+        self._reopen = None
+        for size in [size for size in self._sized if size > self.padded_size(cap)]:
+            del self._sized[size]
+
+    def close(self) -> None:
+        """Let go of all sessions."""
+        self.session = self.wide = None
+        self._sized.clear()
+
+    def answers(self, rows: Rows, outputs: Sequence[str]) -> bool:
+        """Whether rows like these still run at all: after some errors a device refuses everything until a restart."""
+        try:
+            self.run(np.zeros_like(rows[:1]), outputs)
+        except Exception:  # the native layer raises several unrelated types
+            return False
+        return True
 
     def shrink(self, rows: Rows, outputs: Sequence[str]) -> None:
         """Give back what the sessions allocated for larger batches than these rows; on the CPU only.

@@ -49,23 +49,40 @@ class Plan:
     """Seconds of a request that finds the engine idle."""
     source: str = "cores"
     """What `runners` and `threads` follow from: `settings`, `tuning` or `cores`."""
+    shared: bool = False
+    """The runners share one accelerator, which is as fast with one batch as with several, if large."""
+
+    @property
+    def servers(self) -> int:
+        """Batches that run side by side without slowing each other down."""
+        return 1 if self.shared else self.runners
 
     @property
     def seconds_per_image(self) -> float:
         """Seconds of engine time that one image costs at the cap, over all runners."""
-        return self.curve.latency(self.cap) / self.cap / self.runners
+        return self.curve.latency(self.cap) / self.cap / self.servers
 
 
 def measure_curve(
-    run: Callable[[int], object], sizes: tuple[int, ...], budget_s: float, objective_s: float, repeats: int = 3
+    run: Callable[[int], object],
+    sizes: tuple[int, ...],
+    budget_s: float,
+    objective_s: float,
+    repeats: int = 3,
+    ready: Callable[[int], object] | None = None,
 ) -> Curve:
     """Time `run(n)` for growing n: the best of `repeats` after one warm-up call.
 
-    Stops growing when the budget is used up, or when one batch alone would take half the objective.
+    Stops growing when the budget is used up, or when one batch alone would take half the objective. What `ready(n)`
+    takes, before the first run of a size, is not counted.
     """
     seconds: dict[int, float] = {}
     started = time.perf_counter()
     for n in sizes:
+        if ready is not None:
+            before = time.perf_counter()
+            ready(n)
+            started += time.perf_counter() - before
         run(n)
         times = []
         for _ in range(repeats):
@@ -116,16 +133,16 @@ def predict_latency(plan: Plan, rate: float, quantile: float = 0.99, arrivals: i
 
 def _simulate(plan: Plan, arrivals: list[float]) -> list[float]:
     """Return the sorted latencies of single images that arrive at these times."""
-    free = [0.0] * plan.runners
+    free = [0.0] * plan.servers
     latencies: list[float] = []
     next_image = 0
     while next_image < len(arrivals):
-        runner = min(range(plan.runners), key=free.__getitem__)
+        runner = min(range(plan.servers), key=free.__getitem__)
         start = max(free[runner], arrivals[next_image])
         queued = 0
         while next_image + queued < len(arrivals) and queued < plan.cap and arrivals[next_image + queued] <= start:
             queued += 1
-        take = max(1, -(-queued // plan.runners))
+        take = max(1, -(-queued // plan.servers))
         end = start + plan.curve.latency(take)
         latencies.extend(end - arrivals[next_image + i] for i in range(take))
         free[runner] = end

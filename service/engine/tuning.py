@@ -11,23 +11,24 @@ import onnxruntime
 from service.quota import available_cores
 
 
-def machine() -> str:
-    """Name what a tuning is valid for: processor, usable cores and onnxruntime's version."""
+def machine(provider: str) -> str:
+    """Name what a tuning is valid for: processor, usable cores, onnxruntime's version, and CUDA where it runs there."""
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
     except OSError:
         pass
-    return f"{model}, {available_cores()} cores, onnxruntime {onnxruntime.__version__}"
+    name = f"{model}, {available_cores()} cores, onnxruntime {onnxruntime.__version__}"
+    return name if provider == "cpu" else f"{name}, {provider}"
 
 
-def read_tuning(path: Path | None) -> dict[str, int]:
-    """Return `runners` and `threads` for this machine; empty where nothing was measured here."""
+def read_tuning(path: Path | None, machine: str) -> dict[str, int]:
+    """Return `runners` and `threads` for a machine; empty where nothing was measured here."""
     if path is None:
         return {}
     try:
-        found = json.loads(path.read_text()).get(machine(), {})
+        found = json.loads(path.read_text()).get(machine, {})
     except (OSError, ValueError, AttributeError):
         return {}
     return {key: int(value) for key, value in found.items() if key in ("runners", "threads")}

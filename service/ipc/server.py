@@ -152,9 +152,8 @@ class Server:
     def _dispatch(self, frames: list[bytes]) -> None:
         who, number, kind = frames[0], frames[1], frames[2]
         if kind == wire.PING:
-            oldest_s = self.engine.batcher.oldest_batch_s() if self.engine.batcher else 0.0
             state = self.engine.state()
-            pulse = {"oldest_batch_s": oldest_s, "started": state.started, "ready": state.ready}
+            pulse = {"trouble": self.engine.trouble(), "started": state.started, "ready": state.ready}
             self.reply([who, number, wire.RESULT, json.dumps(pulse).encode()])
         elif kind == wire.CALL:
             self._calls.submit(self._call, who, number, frames[3:])

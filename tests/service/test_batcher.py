@@ -14,6 +14,7 @@ import pytest
 
 from service.engine.batcher import Batcher
 from service.engine.devices import CPU, Device
+from service.engine.network import Network
 from service.engine.plan import Curve, Plan
 from service.engine.work import AwaitedWork, BatchReport, Lane
 from service.errors import ClientGone, DeadlineExceeded, DeadlineUnreachable, InferenceFailed, QueueFull
@@ -22,11 +23,13 @@ ACCELERATOR = Device("cpu", CPU.requested, pads=False, splits=False)
 POISON = 255
 
 
-class GatedNetwork:
-    """Runs a batch when the gate is open; remembers every batch; fails on a poison row."""
+class GatedNetwork(Network):
+    """Runs a batch when the gate is open; remembers every batch; fails on a poison row, and on all once it is lost."""
 
     def __init__(self, device: Device = ACCELERATOR) -> None:
         self.device = device
+        self.provider = "cuda"
+        self.lost = False
         self.gate = threading.Event()
         self.entered = threading.Semaphore(0)
         self.batches: list[list[int]] = []
@@ -35,7 +38,7 @@ class GatedNetwork:
         self.batches.append(rows[:, 0, 0, 0].tolist())
         self.entered.release()
         assert self.gate.wait(10)
-        if (rows == POISON).any():
+        if self.lost or (rows == POISON).any():
             raise ValueError("poison")
         return {"probabilities": rows[:, 0, 0, :1].astype(np.float32)}
 
@@ -136,6 +139,15 @@ def test_a_poison_item_fails_alone(bench: Bench) -> None:
     assert other.wait(5).outputs["probabilities"][0, 0] == 3
     with pytest.raises(InferenceFailed):
         bad.wait(5)
+    assert bench.batcher.lost == ""
+
+
+def test_a_device_that_runs_nothing_any_more_is_told_from_a_poison_item(bench: Bench) -> None:
+    lane = bench.lane()
+    opened(lane).lost = True
+    with pytest.raises(InferenceFailed):
+        bench.submit(lane, 1).wait(5)
+    assert "cuda runs nothing any more" in bench.batcher.lost
 
 
 def test_expired_abandoned_and_orphaned_work_never_runs(bench: Bench) -> None:

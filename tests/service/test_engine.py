@@ -185,13 +185,26 @@ def test_cuda_preferred_says_what_runs_instead(store: Path) -> None:
 def test_bound_and_padded_runs_give_the_same_rows(store: Path, make: Any) -> None:
     device = make(Settings(store=store))
     preload_cuda()
-    session = open_session(Store(store).open("colors").read("model.onnx"), device, 1)
-    network = Network(session, device, None)
+    opened = []
+
+    def reopen() -> Any:
+        opened.append(open_session(Store(store).open("colors").read("model.onnx"), device, 1))
+        return opened[-1]
+
+    session = reopen()
+    network = Network(session, device, None, reopen)
     images = rows(5)
     plain = session.run(["probabilities"], {"image": images})[0]
     np.testing.assert_allclose(run_bound(session, images, ["probabilities"])[0], plain, atol=1e-5)
     np.testing.assert_allclose(network.run(images, ["probabilities"])["probabilities"], plain, atol=1e-5)
     assert network.padded_size(5) == (8 if device.pads else 5)
+    for n in (1, 3, 4, 8):
+        network.open_size(n)
+    assert len(opened) == (3 if device.pads else 1)  # of 1, 4 and 8
+    network.keep_sizes(4)
+    for n in (1, 4, 5):
+        np.testing.assert_allclose(network.run(images[:n], ["probabilities"])["probabilities"], plain[:n], atol=1e-5)
+    assert not network.open_size(16)
 
 
 def test_int8_is_never_tried_on_cuda(store: Path) -> None:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("CLEARSIGHT_WORKERS", "-1"),
         ("CLEARSIGHT_MODELS", "cifar10"),
         ("CLEARSIGHT_RESERVED_THREADS", "48"),
-        ("CLEARSIGHT_MAX_BATCH", "200"),
+        ("CLEARSIGHT_MAX_BATCH", "4096"),
     ],
 )
 def test_a_bad_value_stops_the_start_with_its_name(
