@@ -61,6 +61,7 @@ def choose_device(settings: Settings, model: bytes) -> tuple[Device, str]:
     wanted = cuda(settings)
     reason = _why_not(wanted, model)
     if not reason:
+        ort.set_default_logger_severity(_FATAL)  # it logs every cuDNN plan that does not exist; failures are raised
         return wanted, ""
     if settings.device == "cuda!":
         raise DeviceUnavailable(f"CLEARSIGHT_DEVICE=cuda! but {reason}")
