@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from service.children import die_with_parent
+from service.crowd import CROWD
 from service.descriptors import allow_connections
 from service.logs import configure_logs
 from service.settings import read_settings
@@ -59,6 +60,11 @@ def post_fork(server, worker):
     die_with_parent(signal.SIGTERM)
     if worker.age > settings.workers or "CLEARSIGHT_REPLACES" in os.environ:
         worker.app.app_uri = "service.wsgi:build(replaces=True)"
+
+
+def child_exit(server, worker):
+    """Let the other workers know that this one accepts nothing any more."""
+    CROWD.leave(worker.age)
 
 
 def worker_exit(server, worker):

@@ -21,6 +21,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from service.connection import Connection, refusal
 from service.context import Collaborators
+from service.crowd import CROWD
 from service.errors import RequestTimeout, ServiceError
 from service.problems import UNMATCHED
 
@@ -30,6 +31,8 @@ _AT_ONCE = 2**18
 """Bytes that are read in one go: into the same memory for all, as memory that comes and goes has to be cleared."""
 _ACCEPT_EVERY_S = 0.004
 """After a turn of the main loop, so much of it is worth one connection more."""
+_GIVE_WAY_S = 0.01
+"""A worker with more connections than another leaves a new one to it for so long, and takes it then."""
 _MURDER_S = 0.1
 """How often deadlines are looked at: with 900 idle connections, doing so in every turn cost a tenth of the requests."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -47,10 +50,13 @@ class Reader(ThreadWorker):  # type: ignore[misc]
         """How long the main loop did not look what is there, because it was at work."""
         self._waiting: set[Connection] = set()
         self._buffered = 0
+        self._gave_way = 0.0
+        """Until when this worker leaves new connections to others; 0 once it has."""
         self._murder_at = 0.0
         self._scratch = memoryview(bytearray(_AT_ONCE))
         self._shared: Collaborators | None = None
         self._tls: ssl.SSLContext | None = ssl_context(self.cfg) if self.cfg.is_ssl else None
+        CROWD.hold(self.age, 0)
         super().init_process()
 
     def set_accept_enabled(self, enabled: bool) -> None:
@@ -60,6 +66,8 @@ class Reader(ThreadWorker):  # type: ignore[misc]
                 for _ in range(self.cfg.backlog):
                     if not self._accept_one(listener):
                         break
+        elif enabled and time.monotonic() < self._gave_way:
+            return
         super().set_accept_enabled(enabled)
 
     def accept(self, listener: Any) -> None:
@@ -68,9 +76,23 @@ class Reader(ThreadWorker):  # type: ignore[misc]
         One in each turn would keep new clients waiting for as long as others keep the turns long; all that are there
         would leave none for the other workers.
         """
+        if self._gives_way():
+            return
         for _ in range(1 + int(self.missed_s / _ACCEPT_EVERY_S)):
             if self.nr_conns >= self.worker_connections or not self._accept_one(listener):
                 return
+
+    def _gives_way(self) -> bool:
+        """Stop accepting for a moment where another worker has fewer connections."""
+        if self._gave_way:
+            self._gave_way = 0.0
+            return False
+        least = CROWD.least(besides=self.age)
+        if least is None or self.nr_conns <= least:
+            return False
+        self._gave_way = time.monotonic() + _GIVE_WAY_S
+        self.set_accept_enabled(False)
+        return True
 
     def _accept_one(self, listener: Any) -> bool:
         """Take a connection and whatever it has sent already; return False when there is none."""
@@ -86,6 +108,7 @@ class Reader(ThreadWorker):  # type: ignore[misc]
                 sock.close()
                 return True
         self.nr_conns += 1
+        CROWD.hold(self.age, self.nr_conns)
         self._await_request(Connection(sock, client, listener.getsockname()), self._shared_settings().read_timeout_s)
         return True
 
@@ -162,6 +185,7 @@ class Reader(ThreadWorker):  # type: ignore[misc]
 
     def _close(self, conn: Connection) -> None:
         self.nr_conns -= 1
+        CROWD.hold(self.age, self.nr_conns)
         util.close(conn.sock)
 
     def _cap_keepalive(self, deadline: float) -> None:

@@ -122,6 +122,8 @@ class Worker(Reader):
         if self._loop and self._loop.looks:
             timeout = min(timeout, LOOK_S)
         asked = time.monotonic()
+        if asked < self._gave_way:
+            timeout = min(timeout, self._gave_way - asked)
         events = self.poller.select(timeout if self.alive else min(timeout, 0.1))
         began = time.monotonic()
         self.missed_s = asked - self._began if began - asked < _AT_ONCE_S else 0.0

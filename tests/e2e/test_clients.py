@@ -68,6 +68,27 @@ def running(
         yield started
 
 
+def test_clients_that_come_at_once_find_the_workers_that_have_room(
+    colors: tuple[Path, list[Sample]], samples: list[Sample], tmp_path: Path
+) -> None:
+    """As many connections as tickets: whoever woke first would accept more than its share, and refuse half of them."""
+    image = samples[0].data
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(image)}\r\n\r\n"
+    answered: list[bytes] = []
+    with service(colors[0], tmp_path, workers=4, threads=12, reserved_threads=4) as running:
+        wait_for(lambda: len(running.workers) == 4, 10, "four workers")
+        for _ in range(10):
+            with contextlib.ExitStack() as stack:
+                clients = [
+                    stack.enter_context(socket.create_connection(("127.0.0.1", running.port))) for _ in range(32)
+                ]
+                for client in clients:
+                    client.sendall(head.encode() + image)
+                answered += [client.recv(12)[-3:] for client in clients]
+    assert set(answered) <= {b"200", b"503"}
+    assert answered.count(b"503") <= len(answered) / 10
+
+
 def test_slow_clients_cost_the_others_little(running: Running, samples: list[Sample]) -> None:
     """The 99th percentile at most doubles: here with 0.02 s for a busy machine, under `make faults` without."""
     quiet_s, beside_s, answered, start = [], [], 0, running.settled()
