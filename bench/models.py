@@ -62,6 +62,7 @@ class Case:
             "CLEARSIGHT_DEFAULT_MODEL": self.model,
             "CLEARSIGHT_MODELS": f'["{self.model}"]',
             "CLEARSIGHT_VARIANT": self.variant,
+            "CLEARSIGHT_DEVICE": "cpu",  # where the peers run
             "CLEARSIGHT_PORT": "{port}",
         }
 
