@@ -31,8 +31,9 @@ _AT_ONCE = 2**18
 """Bytes that are read in one go: into the same memory for all, as memory that comes and goes has to be cleared."""
 _ACCEPT_EVERY_S = 0.004
 """After a turn of the main loop, so much of it is worth one connection more."""
-_GIVE_WAY_S = 0.01
-"""A worker with more connections than another leaves a new one to it for so long, and takes it then."""
+_GIVE_WAY_S, GIVES_WAY_TURN_S = 0.01, 0.001
+"""A worker with more connections than another leaves a new one to it for so long, and takes it then; meanwhile it looks
+so often whether the other one has caught up."""
 _MURDER_S = 0.1
 """How often deadlines are looked at: with 900 idle connections, doing so in every turn cost a tenth of the requests."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -50,13 +51,12 @@ class Reader(ThreadWorker):  # type: ignore[misc]
         """How long the main loop did not look what is there, because it was at work."""
         self._waiting: set[Connection] = set()
         self._buffered = 0
-        self._gave_way = 0.0
+        self.gives_way_until = 0.0
         """Until when this worker leaves new connections to others; 0 once it has."""
         self._murder_at = 0.0
         self._scratch = memoryview(bytearray(_AT_ONCE))
         self._shared: Collaborators | None = None
         self._tls: ssl.SSLContext | None = ssl_context(self.cfg) if self.cfg.is_ssl else None
-        CROWD.hold(self.age, 0)
         super().init_process()
 
     def set_accept_enabled(self, enabled: bool) -> None:
@@ -66,9 +66,17 @@ class Reader(ThreadWorker):  # type: ignore[misc]
                 for _ in range(self.cfg.backlog):
                     if not self._accept_one(listener):
                         break
-        elif enabled and time.monotonic() < self._gave_way:
+        elif enabled and time.monotonic() < self.gives_way_until and self._has_more():
             return
         super().set_accept_enabled(enabled)
+        self._count()
+
+    def _count(self) -> None:
+        """Let the other workers know how many connections this one has; one that stops accepts no more."""
+        if self.alive:
+            CROWD.hold(self.age, self.nr_conns)
+        else:
+            CROWD.leave(self.age)
 
     def accept(self, listener: Any) -> None:
         """Take a connection, and more after a long turn.
@@ -84,15 +92,16 @@ class Reader(ThreadWorker):  # type: ignore[misc]
 
     def _gives_way(self) -> bool:
         """Stop accepting for a moment where another worker has fewer connections."""
-        if self._gave_way:
-            self._gave_way = 0.0
+        if self.gives_way_until or not self._has_more():
+            self.gives_way_until = 0.0
             return False
-        least = CROWD.least(besides=self.age)
-        if least is None or self.nr_conns <= least:
-            return False
-        self._gave_way = time.monotonic() + _GIVE_WAY_S
+        self.gives_way_until = time.monotonic() + _GIVE_WAY_S
         self.set_accept_enabled(False)
         return True
+
+    def _has_more(self) -> bool:
+        least = CROWD.least(besides=self.age)
+        return least is not None and self.nr_conns > least
 
     def _accept_one(self, listener: Any) -> bool:
         """Take a connection and whatever it has sent already; return False when there is none."""
@@ -108,7 +117,7 @@ class Reader(ThreadWorker):  # type: ignore[misc]
                 sock.close()
                 return True
         self.nr_conns += 1
-        CROWD.hold(self.age, self.nr_conns)
+        self._count()
         self._await_request(Connection(sock, client, listener.getsockname()), self._shared_settings().read_timeout_s)
         return True
 
@@ -185,7 +194,7 @@ class Reader(ThreadWorker):  # type: ignore[misc]
 
     def _close(self, conn: Connection) -> None:
         self.nr_conns -= 1
-        CROWD.hold(self.age, self.nr_conns)
+        self._count()
         util.close(conn.sock)
 
     def _cap_keepalive(self, deadline: float) -> None:

@@ -37,7 +37,7 @@ from service.environ import environ_of
 from service.errors import RequestMalformed, ServiceError
 from service.http1 import PeerParser, Reply, Snapshot
 from service.loop import LOOK_S, Loop
-from service.reading import Reader
+from service.reading import GIVES_WAY_TURN_S, Reader
 
 log: structlog.stdlib.BoundLogger = structlog.wrap_logger(logging.getLogger("clearsight.worker"))
 
@@ -122,8 +122,8 @@ class Worker(Reader):
         if self._loop and self._loop.looks:
             timeout = min(timeout, LOOK_S)
         asked = time.monotonic()
-        if asked < self._gave_way:
-            timeout = min(timeout, self._gave_way - asked)
+        if asked < self.gives_way_until:
+            timeout = GIVES_WAY_TURN_S
         events = self.poller.select(timeout if self.alive else min(timeout, 0.1))
         began = time.monotonic()
         self.missed_s = asked - self._began if began - asked < _AT_ONCE_S else 0.0
