@@ -90,7 +90,9 @@ class Settings(BaseSettings):
     tuning: Path | None = Field(None, description="file that `tune` writes and `serve` reads")
 
     cuda_device: Annotated[int, Field(ge=0)] = Field(0, description="index of the CUDA device")
-    cuda_memory_bytes: Annotated[int, Field(ge=0)] = Field(0, description="most device memory; 0 for no limit")
+    cuda_memory_bytes: Annotated[int, Field(ge=0)] = Field(
+        0, description="most device memory of a session, of which each batch size has one; 0 for no limit"
+    )
     cuda_conv_search: Literal["HEURISTIC", "EXHAUSTIVE", "DEFAULT"] = Field(
         "HEURISTIC", description="how cuDNN picks a convolution"
     )
