@@ -40,7 +40,7 @@ class Settings(BaseSettings):
         "cuda?", description="cuda! (CUDA or do not start), cuda? (prefer CUDA), cpu"
     )
     variant: Literal["auto", "fp32", "fp16", "int8"] = Field(
-        "auto", description="precision to serve; auto takes what the bundle measured to be fastest and as good"
+        "auto", description="precision to serve; auto takes the fastest that the bundle shows to be as good"
     )
     max_accuracy_loss: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         0.01, description="top-1 that `variant=auto` may give up against fp32, as a share"

@@ -11,10 +11,9 @@ import numpy as np
 from bundle.store import Bundle, Store
 
 from service.engine.devices import Device, choose_device
-from service.engine.loading import Threading, prepare
+from service.engine.loading import Threading, prepare_best
 from service.engine.network import Network
 from service.engine.tuning import machine
-from service.engine.variants import rank_variants
 from service.port import PROBABILITIES
 from service.quota import available_cores
 from service.settings import Settings
@@ -56,9 +55,8 @@ def _splits(device: Device, cores: int) -> list[tuple[int, int]]:
 
 
 def _open(bundle: Bundle, device: Device, split: tuple[int, int], settings: Settings) -> tuple[Network, int]:
-    ranked = rank_variants(bundle.manifest, device.provider, settings.variant, settings.max_accuracy_loss)
-    network, plan = prepare(bundle, ranked[0], device, Threading(*split, cores=split[1]), settings)
-    return network, plan.cap
+    best = prepare_best(bundle, device, Threading(*split, cores=split[1]), settings)
+    return best.network, best.plan.cap
 
 
 def _images_per_second(network: Network, bundle: Bundle, runners: int, batch: int) -> float:

@@ -141,7 +141,7 @@ class Network:
 
 
 def run_bound(session: Any, rows: Rows, outputs: Sequence[str]) -> list[Any]:
-    """Run through IO binding: one copy to the device, one copy back, and no allocation by Python in between."""
+    """Run through IO binding: one copy to the device and one back."""
     binding = session.io_binding()
     binding.bind_cpu_input("image", rows)
     for name in outputs:

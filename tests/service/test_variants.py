@@ -16,7 +16,11 @@ from bundle.graph import seal
 from bundle.manifest import Accuracy, Manifest, Provider, VariantName
 from bundle.stamp import Stamp
 from bundle.store import Store, fact_of
-from service.engine.variants import rank_variants
+from service.engine.devices import CPU, Device
+from service.engine.loading import Threading, prepare_best
+from service.engine.plan import Curve
+from service.engine.variants import rank_variants, unmeasured
+from service.settings import Settings
 from tests.factory import COLORS, color_core, color_draft, color_image
 
 Latency = dict[Provider, dict[str, float]]
@@ -48,6 +52,18 @@ def publish(root: Path, measured: dict[VariantName, Latency], loss: float = 0.0)
     return Store(root)
 
 
+def spoil(bundle: Path, names: tuple[str, ...]) -> None:
+    """Change the weights of variants, and their hashes to fit."""
+    values = json.loads((bundle / "bundle.json").read_text())
+    for name in names:
+        file = values["variants"][name]["file"]
+        model = onnx.load_from_string(sealed(name, gain=1.0))  # type: ignore[arg-type]
+        (bundle / file).write_bytes(model.SerializeToString())
+        fact = fact_of(bundle / file)
+        values["files"][file] = {"sha256": fact.sha256, "bytes": fact.bytes}
+    (bundle / "bundle.json").write_text(json.dumps(values))
+
+
 def on(provider: Provider, measured: dict[VariantName, Latency]) -> dict[VariantName, Latency]:
     return {name: {provider: latency[provider]} for name, latency in measured.items()}
 
@@ -77,6 +93,38 @@ def test_the_device_gets_what_the_bundle_measured_to_be_best(
     assert rank_variants(manifest, provider, wanted, 0.01) == tried
 
 
+def test_only_what_is_as_good_and_was_not_measured_on_cuda_is_measured_there(tmp_path: Path) -> None:
+    known = publish(tmp_path / "known", MEASURED).open("colors").manifest
+    unknown = publish(tmp_path / "unknown", on("cpu", MEASURED)).open("colors").manifest
+    worse = publish(tmp_path / "worse", on("cpu", MEASURED), loss=0.02).open("colors").manifest
+    assert unmeasured(unknown, "cuda", "auto", 0.01) == ["fp16"]
+    assert unmeasured(unknown, "cpu", "auto", 0.01) == unmeasured(unknown, "cuda", "fp32", 0.01) == []
+    assert unmeasured(known, "cuda", "auto", 0.01) == unmeasured(worse, "cuda", "auto", 0.01) == []
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "wrong", "served"),
+    [((2.0, 1.0), (), "fp16"), ((1.0, 0.95), (), "fp32"), ((2.0, 1.0), ("fp16",), "fp32")],
+    ids=["faster", "hardly faster", "wrong"],
+)
+def test_a_variant_of_unknown_speed_serves_where_it_is_found_to_be_faster_and_right(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    milliseconds: tuple[float, ...],
+    wrong: tuple[str, ...],
+    served: str,
+) -> None:
+    bundle = publish(tmp_path, {"fp32": MEASURED["fp32"], "fp16": {"cpu": {"1": 1.0}}}).open("colors")
+    spoil(bundle.path, wrong)
+    times = iter(milliseconds)  # fp32 is prepared first
+    monkeypatch.setattr("service.engine.loading.measure_curve", lambda *_, **__: Curve({1: next(times) / 1000}))
+    pretended = Device("cuda", CPU.requested, pads=True, splits=False)
+    settings = Settings(store=tmp_path, default_model="colors", workers=1)
+    best = prepare_best(Store(tmp_path).open("colors"), pretended, Threading(2, 1, 2), settings)
+    assert (best.variant, "differs by" in best.fallen) == (served, bool(wrong))
+    assert best.network.session is not None
+
+
 @pytest.fixture(params=[("int8",), ("int8", "fp32"), ()], ids=["int8 is wrong", "both are wrong", "none is wrong"])
 def wrong(request: pytest.FixtureRequest) -> tuple[str, ...]:
     found: tuple[str, ...] = request.param
@@ -87,14 +135,7 @@ def wrong(request: pytest.FixtureRequest) -> tuple[str, ...]:
 def store(tmp_path: Path, wrong: tuple[str, ...]) -> Path:
     """A bundle whose int8 is the faster one, with weights changed and hashes fitted for the variants in `wrong`."""
     bundle = publish(tmp_path / "store", {"fp32": MEASURED["fp32"], "int8": MEASURED["int8"]}).open("colors")
-    values = json.loads((bundle.path / "bundle.json").read_text())
-    for name in wrong:
-        file = values["variants"][name]["file"]
-        model = onnx.load_from_string(sealed("int8" if name == "int8" else "fp32", gain=1.0))
-        (bundle.path / file).write_bytes(model.SerializeToString())
-        fact = fact_of(bundle.path / file)
-        values["files"][file] = {"sha256": fact.sha256, "bytes": fact.bytes}
-    (bundle.path / "bundle.json").write_text(json.dumps(values))
+    spoil(bundle.path, wrong)
     return tmp_path / "store"
 
 
