@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,7 +22,7 @@ from service.engine.devices import Device
 from service.engine.kernels import by_matrix_product, has_tiles
 from service.engine.lone import Faster
 from service.engine.network import BUCKETS, Network, open_session
-from service.engine.plan import Plan, choose_cap, measure_curve
+from service.engine.plan import BatchTooLarge, Plan, choose_cap, measure_curve
 from service.engine.tuning import machine, read_tuning
 from service.engine.variants import rank_variants, unmeasured
 from service.engine.work import Lane
@@ -124,7 +126,8 @@ def prepare(
     objective_s = settings.p99_objective_ms / 1000
 
     def run(n: int) -> object:
-        return network.run(np.repeat(noise, n, axis=0), PROBABILITIES)
+        with _of(n):
+            return network.run(np.repeat(noise, n, axis=0), PROBABILITIES)
 
     sizes: tuple[int, ...] = (manifest.fixed_batch,) if manifest.fixed_batch else BUCKETS
     most = settings.max_batch or max(1, settings.workers * settings.tickets // threading.runners)
@@ -132,8 +135,9 @@ def prepare(
         sizes = tuple(size for size in sizes if size <= most)
 
     def ready(n: int) -> None:
-        if network.open_size(n):
-            replay_golden(bundle, variant, network, batch=n)
+        with _of(n):
+            if network.open_size(n):
+                replay_golden(bundle, variant, network, batch=n)
 
     curve = measure_curve(run, sizes, settings.warmup_s, objective_s, ready=ready)
     lone_s = curve.latency(1)
@@ -149,6 +153,17 @@ def prepare(
     shared = not device.splits
     plan = Plan(curve, cap, threading.runners, threading.threads, objective_s, lone_s, threading.source, shared)
     return network, plan
+
+
+@contextlib.contextmanager
+def _of(n: int) -> Iterator[None]:
+    """Turn what onnxruntime raises about a batch of n images into `BatchTooLarge`."""
+    try:
+        yield
+    except BundleError:
+        raise
+    except Exception as error:  # the native layer raises several unrelated types
+        raise BatchTooLarge(f"a batch of {n} does not run: {str(error).splitlines()[0][:200]}") from None
 
 
 def replay_golden(bundle: Bundle, variant: VariantName, network: Network, session: Any = None, batch: int = 1) -> None:

@@ -7,10 +7,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bundle.errors import BundleError
+
 LEVEL = 0.95
 """Batch sizes with this share of the best throughput count as equally fast."""
 QUICK = 0.1
 """Of those, the largest is taken that runs within this share of the objective: fewer hand-overs per image."""
+
+
+class BatchTooLarge(BundleError):
+    """A batch that the device cannot run, most often for want of memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +79,22 @@ def measure_curve(
 ) -> Curve:
     """Time `run(n)` for growing n: the best of `repeats` after one warm-up call.
 
-    Stops growing when the budget is used up, or when one batch alone would take half the objective. What `ready(n)`
-    takes, before the first run of a size, is not counted.
+    Stops growing when the budget is used up, when one batch alone would take half the objective, or where a larger one
+    raises `BatchTooLarge`. What `ready(n)` takes, before the first run of a size, is not counted.
     """
     seconds: dict[int, float] = {}
     started = time.perf_counter()
     for n in sizes:
-        if ready is not None:
-            before = time.perf_counter()
-            ready(n)
-            started += time.perf_counter() - before
-        run(n)
+        try:
+            if ready is not None:
+                before = time.perf_counter()
+                ready(n)
+                started += time.perf_counter() - before
+            run(n)
+        except BatchTooLarge:
+            if not seconds:
+                raise
+            break
         times = []
         for _ in range(repeats):
             before = time.perf_counter()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.engine.plan import Curve, Plan, choose_cap, measure_curve, predict_latency
+from service.engine.plan import BatchTooLarge, Curve, Plan, choose_cap, measure_curve, predict_latency
 
 LINEAR = Curve({1: 0.010, 2: 0.020, 4: 0.040, 8: 0.080})
 """No gain from batching, as on a core."""
@@ -41,6 +41,17 @@ def test_the_predicted_latency_grows_with_the_rate_and_is_endless_above_capacity
 def test_two_runners_hold_twice_the_rate() -> None:
     assert predict_latency(plan(LINEAR, 1), 120) == float("inf")
     assert predict_latency(plan(LINEAR, 1, runners=2), 120) < 0.2
+
+
+def test_measuring_stops_before_a_batch_that_does_not_run() -> None:
+    def run(n: int) -> None:
+        if n > 4:
+            raise BatchTooLarge("no memory")
+
+    assert set(measure_curve(run, (1, 2, 4, 8, 16), 1.0, 1.0).seconds) == {1, 2, 4}
+    assert set(measure_curve(lambda n: None, (1, 2, 4, 8), 1.0, 1.0, ready=run).seconds) == {1, 2, 4}
+    with pytest.raises(BatchTooLarge):
+        measure_curve(run, (8, 16), 1.0, 1.0)
 
 
 def test_measuring_stops_at_its_budget_and_at_half_the_objective() -> None:
