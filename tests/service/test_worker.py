@@ -16,8 +16,24 @@ import pytest
 from gunicorn.config import Config
 
 from service.connection import Connection
+from service.crowd import Crowd
 from service.http1 import PeerParser, Snapshot
 from service.worker import Worker
+
+
+@pytest.fixture(autouse=True)
+def crowd(monkeypatch: pytest.MonkeyPatch) -> Crowd:
+    """The workers that a test has, and no others."""
+    crowd = Crowd()
+    monkeypatch.setattr("service.reading.CROWD", crowd)
+    return crowd
+
+
+def bare_worker(connections: int = 0) -> Worker:
+    """Return worker 1, which was never started."""
+    worker = Worker.__new__(Worker)
+    worker.age, worker.alive, worker.gives_way_until, worker.nr_conns = 1, True, 0.0, connections
+    return worker
 
 
 @pytest.fixture
@@ -123,11 +139,11 @@ def test_where_the_parser_reads_another_length_it_has_the_last_word(conn: Connec
 )
 def test_a_long_turn_takes_the_connections_that_came_meanwhile(missed_s: float, room: int, taken: int) -> None:
     """One for each turn would keep a new client waiting while others keep the turns long."""
-    worker = Worker.__new__(Worker)
+    worker = bare_worker()
     opened: list[Connection] = []
     worker._tls, worker._shared = None, SimpleNamespace(settings=SimpleNamespace(read_timeout_s=1.0))  # type: ignore[assignment]
     worker._await_request = lambda conn, within_s: opened.append(conn)  # type: ignore[method-assign]
-    worker.nr_conns, worker.worker_connections, worker.missed_s = 0, room, missed_s
+    worker.worker_connections, worker.missed_s = room, missed_s
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=16))
         listener.setblocking(False)
@@ -139,9 +155,43 @@ def test_a_long_turn_takes_the_connections_that_came_meanwhile(missed_s: float, 
     assert len(opened) == worker.nr_conns == taken
 
 
+@pytest.mark.parametrize("catches_up", [True, False], ids=["the other catches up", "the other does not"])
+def test_a_worker_leaves_a_new_connection_for_a_moment_to_one_that_has_fewer(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch, catches_up: bool
+) -> None:
+    worker, taken = bare_worker(connections=3), []
+    worker.worker_connections, worker.missed_s, worker._accepting = 100, 0.0, True
+    monkeypatch.setattr(worker, "_accept_one", taken.append)
+    crowd.hold(2, 2)
+    with socket.create_server(("127.0.0.1", 0)) as listener, selectors.DefaultSelector() as worker.poller:
+        worker.sockets = [listener]
+        worker.poller.register(listener, selectors.EVENT_READ, worker.accept)
+        worker.accept(listener)
+        assert (taken, worker._accepting) == ([], False)
+        worker.set_accept_enabled(True)
+        assert not worker._accepting, "the other has fewer still"
+        if catches_up:
+            crowd.hold(2, 3)
+        else:
+            time.sleep(0.011)
+        worker.set_accept_enabled(True)
+        worker.accept(listener)
+        assert (taken, worker._accepting) == ([listener], True)
+
+
+def test_a_worker_that_stops_is_not_waited_for(crowd: Crowd) -> None:
+    worker = bare_worker()
+    worker.sockets, worker._accepting = [], True
+    worker._count()
+    assert crowd.least(besides=2) == 0
+    worker.alive = False
+    worker.set_accept_enabled(False)
+    assert crowd.least(besides=2) is None
+
+
 def test_what_a_turn_missed_is_known_in_the_next_unless_the_worker_waited() -> None:
-    worker = Worker.__new__(Worker)
-    worker._loop, worker.alive, worker._began = None, True, time.monotonic()
+    worker = bare_worker()
+    worker._loop, worker._began = None, time.monotonic()
     missed: list[float] = []
 
     def take(listener: socket.socket) -> None:
@@ -168,8 +218,8 @@ def test_what_a_turn_missed_is_known_in_the_next_unless_the_worker_waited() -> N
 
 
 def test_deadlines_are_looked_at_now_and_then(conn: Connection) -> None:
-    worker = Worker.__new__(Worker)
-    worker._waiting, worker._murder_at, worker._buffered, worker.nr_conns = {conn}, 0.0, 0, 1
+    worker = bare_worker(connections=1)
+    worker._waiting, worker._murder_at, worker._buffered = {conn}, 0.0, 0
     worker.poller = Recorder()  # type: ignore[assignment]
     conn.deadline = time.monotonic() + 60
     worker.murder_keepalived()
