@@ -28,7 +28,7 @@ class Stepper:
         """What a teacher answers to the training images, where there is one."""
         self.average = AveragedModel(model, train.ema_decay)
         self.optimizer = make_optimizer(model, train)
-        compiled = torch.compile(model, backend=train.compile_backend, dynamic=False) if train.compile else model
+        compiled = torch.compile(model, backend=train.compile_backend) if train.compile else model
         self.network = world.wrap(compiled)  # type: ignore[arg-type]
         self.scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16")
 

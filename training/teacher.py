@@ -9,7 +9,6 @@ https://arxiv.org/abs/2106.05237).
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -75,8 +74,7 @@ class Present:
         self._half = HALF.get(train.precision)
         layout = torch.channels_last if train.channels_last else torch.contiguous_format
         models = [run.model.to(self._device).to(memory_format=layout).eval() for run in runs]
-        compiled = partial(torch.compile, backend=train.compile_backend, dynamic=False)
-        self._models = [compiled(model) if train.compile else model for model in models]
+        self._models = [torch.compile(m, backend=train.compile_backend) if train.compile else m for m in models]
 
     @torch.no_grad()
     def __call__(self, indices: Tensor, x: Tensor) -> Tensor:

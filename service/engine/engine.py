@@ -121,11 +121,11 @@ class Engine:
     def state(self) -> EngineState:
         """See `EnginePort.state`."""
         state = self.fleet.roster.state()
-        if trouble := self.trouble():
+        if trouble := self._trouble():
             return EngineState(False, state.started, False, state.device, [trouble, *state.problems])
         return state
 
-    def trouble(self) -> str:
+    def _trouble(self) -> str:
         """Say what only a new process can mend; nothing while all is well."""
         if self.batcher is None:
             return ""

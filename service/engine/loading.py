@@ -148,7 +148,8 @@ def prepare(
         lone_s = network.faster.seconds
     network.shrink(np.repeat(noise, network.padded_size(1), axis=0), PROBABILITIES)
     cap = manifest.fixed_batch or choose_cap(curve, objective_s, settings.max_batch)
-    ready(cap)
+    for n in (*(size for size in sizes if size < cap), cap):  # where a cap was set, not all were measured
+        ready(n)
     network.keep_sizes(cap)
     shared = not device.splits
     plan = Plan(curve, cap, threading.runners, threading.threads, objective_s, lone_s, threading.source, shared)
@@ -216,8 +217,8 @@ def _open_faster(
 
 def _open(model: bytes, device: Device, threads: int, fixed_batch: int | None) -> Network:
     try:
-        reopen = partial(open_session, model, device, threads)
-        return Network(reopen(), device, fixed_batch, reopen)
+        another = partial(open_session, model, device, threads)
+        return Network(another(), device, fixed_batch, another if device.pads and not fixed_batch else None)
     except Exception as error:  # the native layer raises several unrelated types
         raise BundleError(f"onnxruntime cannot open the graph: {str(error).splitlines()[0][:200]}") from None
 

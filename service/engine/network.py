@@ -43,8 +43,9 @@ class Network:
     `session` carries the load: with one thread, any number of runners may call it at once. `wide`, a second copy of the
     weights, is there on a CPU of several cores, for lone requests where `faster` finds that it answers them sooner.
 
-    On a device that pads, every batch size has a session of its own, opened with `reopen`: onnxruntime plans a
-    convolution anew whenever its input has another shape than the last time (0.4 s for all of ResNet-50 on an H100).
+    With `reopen`, which opens another such session, every batch size has a session of its own: on CUDA onnxruntime
+    plans a convolution anew whenever its input has another shape than the last time (0.4 s for all of ResNet-50 on an
+    H100).
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Network:
     ) -> None:
         self.session = session
         self._reopen = reopen
-        self._sized: dict[int, Any] = {}
+        self._sized: dict[int, Any] = {1: session} if reopen else {}
         self.wide: Any = None
         self.faster: Faster | None = None
         self.matrix_products = False
@@ -87,10 +88,10 @@ class Network:
     def open_size(self, n: int) -> bool:
         """Open the session of a batch of n images; return whether it is a new one."""
         size = self.padded_size(n)
-        if not self.device.pads or self.fixed_batch or self._reopen is None or size in self._sized:
+        if self._reopen is None or size in self._sized:
             return False
-        self._sized[size] = self._reopen() if self._sized else self.session
-        return len(self._sized) > 1
+        self._sized[size] = self._reopen()
+        return True
 
     def keep_sizes(self, cap: int) -> None:
         """Close the sessions of batches that are larger than any to come; no further ones can be opened."""

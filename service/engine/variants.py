@@ -17,15 +17,10 @@ def rank_variants(manifest: Manifest, provider: str, wanted: str, max_loss: floa
     if wanted != "auto":
         named = [name for name in manifest.variants if name == wanted and (name, provider) not in NEVER]
         return [*named, *([] if named == ["fp32"] else ["fp32"])]  # type: ignore[list-item]
-    known = provider if provider in ("cpu", "cuda") else "cpu"
-    fp32 = _milliseconds_per_image(manifest, "fp32", known)  # type: ignore[arg-type]
-    faster: list[tuple[float, VariantName]] = []
-    for name in manifest.variants:
-        cost = _milliseconds_per_image(manifest, name, known)  # type: ignore[arg-type]
-        if name == "fp32" or (name, provider) in NEVER or cost is None or fp32 is None or cost >= fp32:
-            continue
-        if _as_good(manifest, name, known, max_loss):  # type: ignore[arg-type]
-            faster.append((cost, name))
+    known: Provider = "cuda" if provider == "cuda" else "cpu"
+    fp32 = _milliseconds_per_image(manifest, "fp32", known)
+    costs = [(_milliseconds_per_image(manifest, name, known), name) for name in _as_good(manifest, known, max_loss)]
+    faster = [(cost, name) for cost, name in costs if cost is not None and fp32 is not None and cost < fp32]
     return [*(name for _, name in sorted(faster)), "fp32"]
 
 
@@ -36,20 +31,21 @@ def unmeasured(manifest: Manifest, provider: str, wanted: str, max_loss: float) 
     """
     if wanted != "auto" or provider != "cuda":
         return []
+    good = _as_good(manifest, "cuda", max_loss)
+    return [name for name in good if _milliseconds_per_image(manifest, name, "cuda") is None]
+
+
+def _as_good(manifest: Manifest, provider: Provider, max_loss: float) -> list[VariantName]:
+    """List the variants besides fp32 that may run there, lost little accuracy, and can prove themselves there."""
     return [
         name
-        for name in manifest.variants
+        for name, variant in manifest.variants.items()
         if name != "fp32"
         and (name, provider) not in NEVER
-        and _milliseconds_per_image(manifest, name, "cuda") is None
-        and _as_good(manifest, name, "cuda", max_loss)
+        and variant.accuracy is not None
+        and variant.accuracy.difference >= -max_loss
+        and provider in manifest.golden.tolerance.get(name, {})
     ]
-
-
-def _as_good(manifest: Manifest, name: VariantName, provider: Provider, max_loss: float) -> bool:
-    accuracy = manifest.variants[name].accuracy
-    proven = accuracy is not None and accuracy.difference >= -max_loss
-    return proven and provider in manifest.golden.tolerance.get(name, {})
 
 
 def _milliseconds_per_image(manifest: Manifest, name: VariantName, provider: Provider) -> float | None:

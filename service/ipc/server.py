@@ -153,7 +153,8 @@ class Server:
         who, number, kind = frames[0], frames[1], frames[2]
         if kind == wire.PING:
             state = self.engine.state()
-            pulse = {"trouble": self.engine.trouble(), "started": state.started, "ready": state.ready}
+            trouble = "" if state.live else state.problems[0]
+            pulse = {"trouble": trouble, "started": state.started, "ready": state.ready}
             self.reply([who, number, wire.RESULT, json.dumps(pulse).encode()])
         elif kind == wire.CALL:
             self._calls.submit(self._call, who, number, frames[3:])

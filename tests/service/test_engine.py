@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ import numpy as np
 import pytest
 
 from bundle.store import Store
-from service.engine.devices import CPU, choose_device, cuda, preload_cuda, provider_of
+from service.engine.devices import CPU, Device, choose_device, cuda, preload_cuda, provider_of
 from service.engine.engine import Engine, running
+from service.engine.loading import Threading, prepare
 from service.engine.network import Network, open_session, run_bound
+from service.engine.plan import Curve
+from service.engine.tuning import machine, read_tuning
 from service.engine.variants import rank_variants
 from service.errors import (
     DeadlineUnreachable,
@@ -30,6 +35,9 @@ from service.port import EnginePort
 from service.quota import available_cores
 from service.settings import Settings
 from tests.factory import publish_colors
+
+PADDING = Device("cuda", CPU.requested, pads=True, splits=False)
+"""What CUDA is to the engine, on a CPU."""
 
 
 def rows(n: int) -> Any:
@@ -185,26 +193,83 @@ def test_cuda_preferred_says_what_runs_instead(store: Path) -> None:
 def test_bound_and_padded_runs_give_the_same_rows(store: Path, make: Any) -> None:
     device = make(Settings(store=store))
     preload_cuda()
-    opened = []
-
-    def reopen() -> Any:
-        opened.append(open_session(Store(store).open("colors").read("model.onnx"), device, 1))
-        return opened[-1]
-
-    session = reopen()
-    network = Network(session, device, None, reopen)
+    another = partial(open_session, Store(store).open("colors").read("model.onnx"), device, 1)
+    session = another()
+    network = Network(session, device, None, another if device.pads else None)
     images = rows(5)
     plain = session.run(["probabilities"], {"image": images})[0]
     np.testing.assert_allclose(run_bound(session, images, ["probabilities"])[0], plain, atol=1e-5)
     np.testing.assert_allclose(network.run(images, ["probabilities"])["probabilities"], plain, atol=1e-5)
     assert network.padded_size(5) == (8 if device.pads else 5)
-    for n in (1, 3, 4, 8):
-        network.open_size(n)
-    assert len(opened) == (3 if device.pads else 1)  # of 1, 4 and 8
-    network.keep_sizes(4)
     for n in (1, 4, 5):
+        assert network.open_size(n) == (device.pads and n > 1)
         np.testing.assert_allclose(network.run(images[:n], ["probabilities"])["probabilities"], plain[:n], atol=1e-5)
-    assert not network.open_size(16)
+
+
+class CountingSession:
+    """Remembers how many rows it was given."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+    def get_outputs(self) -> list[Any]:
+        return []
+
+    def run(self, outputs: Any, inputs: dict[str, Any]) -> list[Any]:
+        self.sizes.append(len(inputs["image"]))
+        return [np.zeros((len(inputs["image"]), 1), np.float32) for _ in outputs]
+
+
+def test_a_session_on_a_device_that_pads_sees_one_batch_size_only() -> None:
+    opened = [CountingSession()]
+
+    def another() -> CountingSession:
+        opened.append(CountingSession())
+        return opened[-1]
+
+    network = Network(opened[0], PADDING, None, another)
+    for n in (2, 3, 4, 8, 16):
+        network.open_size(n)
+    network.keep_sizes(8)
+    assert not network.open_size(32)
+    for n in (1, 8, 3, 2, 5, 1, 4):
+        network.run(np.zeros((n, 1, 1, 3), np.uint8), ["probabilities"])
+    assert [set(session.sizes) for session in opened] == [{1}, {2}, {4}, {8}, set()]
+
+
+@pytest.mark.parametrize("most", [0, 6], ids=["the cap is measured", "the cap is set"])
+def test_every_batch_size_up_to_the_cap_has_its_session(
+    store: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Also where measuring ended before the cap that was set."""
+    monkeypatch.setattr("service.engine.loading.measure_curve", lambda *_, **__: Curve({1: 0.001, 2: 0.0011}))
+    settings = Settings(store=store, default_model="colors", workers=1, max_batch=most)
+    network, plan = prepare(Store(store).open("colors"), "fp32", PADDING, Threading(2, 1, 2), settings)
+    assert (plan.cap, set(network._sized)) == ((6, {1, 2, 4, 8}) if most else (2, {1, 2}))
+
+
+def test_a_lost_device_is_trouble_that_only_a_new_process_mends(engine: Engine) -> None:
+    assert engine.state().live
+    assert engine.batcher is not None
+    engine.batcher.lost = "cuda runs nothing any more: out of order"
+    state = engine.state()
+    assert (state.live, state.ready, state.problems[0]) == (False, False, engine.batcher.lost)
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_fp32_multiplies_in_tf32_only_where_it_is_allowed(store: Path, allowed: bool) -> None:
+    options = dict(cuda(Settings(store=store, cuda_tf32=allowed)).requested)["CUDAExecutionProvider"]
+    assert options["use_tf32"] == str(int(allowed))
+
+
+def test_what_was_tuned_on_the_cpu_is_not_for_cuda(tmp_path: Path) -> None:
+    path = tmp_path / "tuning.json"
+    path.write_text(json.dumps({machine("cpu"): {"runners": 3, "threads": 1}}))
+    assert read_tuning(path, machine("cpu")) == {"runners": 3, "threads": 1}
+    assert read_tuning(path, machine("cuda")) == {}
 
 
 def test_int8_is_never_tried_on_cuda(store: Path) -> None:

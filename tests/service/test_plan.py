@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from service.engine.plan import BatchTooLarge, Curve, Plan, choose_cap, measure_curve, predict_latency
@@ -41,6 +43,12 @@ def test_the_predicted_latency_grows_with_the_rate_and_is_endless_above_capacity
 def test_two_runners_hold_twice_the_rate() -> None:
     assert predict_latency(plan(LINEAR, 1), 120) == float("inf")
     assert predict_latency(plan(LINEAR, 1, runners=2), 120) < 0.2
+
+
+def test_runners_that_share_an_accelerator_hold_what_one_holds() -> None:
+    shared = replace(plan(LINEAR, 1, runners=2), shared=True)
+    assert shared.seconds_per_image == plan(LINEAR, 1).seconds_per_image
+    assert predict_latency(shared, 80) == predict_latency(plan(LINEAR, 1), 80)
 
 
 def test_measuring_stops_before_a_batch_that_does_not_run() -> None:

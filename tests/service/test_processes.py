@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +19,9 @@ from service.engine.engine import Engine
 from service.errors import EngineUnavailable
 from service.instance import ENVIRONMENT, Instance
 from service.ipc.client import EngineClient
+from service.ipc.server import Server
+from service.ipc.wire import PING
+from service.keeper import Keeper
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,3 +115,18 @@ def _soon(true: Callable[[], bool]) -> bool:
     while time.monotonic() < until and not true():
         time.sleep(0.01)
     return true()
+
+
+def test_an_engine_that_says_it_is_in_trouble_is_killed_and_a_sound_one_is_not(engine: Engine) -> None:
+    server, replies = Server.__new__(Server), []
+    server.engine, server.reply = engine, replies.append  # type: ignore[method-assign]
+    keeper = Keeper.__new__(Keeper)
+    keeper.started = threading.Event()
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
+        for lost in ("", "cuda runs nothing any more"):
+            assert engine.batcher is not None and child.poll() is None
+            engine.batcher.lost = lost
+            server._dispatch([b"keeper", b"0", PING, b""])
+            keeper._feel(child, json.loads(replies[-1][3]))
+        assert child.wait(5) == -signal.SIGKILL
+    assert keeper.started.is_set()
