@@ -107,6 +107,8 @@ class Model(Section):
     """Start from these: `DEFAULT` (torchvision's for ImageNet), a web address, or a local .pth or .safetensors file.
 
     An address whose file name ends in a part of its SHA-256, such as resnet18-f37072fd.pth, is checked against it."""
+    mirror: bool = False
+    """Answer for the mean of an image's features and its mirror image's: more accurate, twice the work to serve."""
 
 
 class Augment(Section):

@@ -22,7 +22,7 @@ from bundle.manifest import Preprocessing
 
 from training.checkpoint import load
 from training.data import Dataset, open_dataset
-from training.errors import RunError
+from training.errors import RecipeError, RunError
 from training.models import Classifier, build
 from training.recipe import Data, Recipe, parse_recipe
 
@@ -63,13 +63,22 @@ class TrainedRun:
 def make_model(recipe: Recipe, classes: int) -> Classifier:
     """Build the recipe's network for `classes` labels, with fresh weights from the global generator."""
     size = (recipe.input.height, recipe.input.width)
-    return build(
+    model = build(
         recipe.model.name, classes=classes, channels=recipe.input.channels, input_size=size, **recipe.model.options
     )
+    if recipe.model.mirror and not model.cam:
+        raise RecipeError(
+            f"model.mirror: {recipe.model.name} cannot answer for mirror images too: its head is not one linear layer"
+            " over the average of a feature map; leave it out"
+        )
+    model.mirror = recipe.model.mirror
+    return model
 
 
-def load_run(path: Path | str, data: Path | str | None = None) -> TrainedRun:
+def load_run(path: Path | str, data: Path | str | None = None, *, mirror: bool = False) -> TrainedRun:
     """Read a run folder with its best weights, in evaluation mode; `data` names where its images lie now.
+
+    `mirror` sets the recipe's `model.mirror`, which learns nothing and so can be chosen after training.
 
     Raises `RunError` when the folder, its `run.json` or its weights are missing or do not fit.
     """
@@ -79,6 +88,8 @@ def load_run(path: Path | str, data: Path | str | None = None) -> TrainedRun:
     if data is not None:
         moved = Data(**(recipe.data.model_dump() | {"path": str(Path(data).resolve())}))
         recipe = recipe.model_copy(update={"data": moved})
+    if mirror:
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"mirror": True})})
     model = make_model(recipe, len(facts["labels"]))
     load_weights(model, load(path / BEST_FILE), path / BEST_FILE)
     return TrainedRun(

@@ -32,21 +32,29 @@ class Subject:
 
 
 def open_subject(
-    path: Path, data: Path | str | None = None, variant: str = "fp32", watcher: Watcher = UNWATCHED
+    path: Path,
+    data: Path | str | None = None,
+    variant: str = "fp32",
+    watcher: Watcher = UNWATCHED,
+    *,
+    mirror: bool = False,
 ) -> Subject:
     """Open a run folder (PyTorch) or a bundle folder (onnxruntime); `data` names the folder of images to use.
 
-    Raises `RunError` for a folder that is neither and `DataError` for images with other classes.
+    `mirror` is `load_run`'s. Raises `RunError` for a folder that is neither, or for a bundle that should answer for
+    mirror images as well, and `DataError` for images with other classes.
     """
     if (path / MANIFEST_FILE).exists():
+        if mirror:
+            raise RunError(f"{path} is sealed; --mirror is for runs, before they are exported")
         return _bundle(path, data, variant, watcher)
     if (path / RUN_FILE).exists():
-        return _run(path, data, watcher)
+        return _run(path, data, mirror, watcher)
     raise RunError(f"{path} is neither a run (no {RUN_FILE}) nor a bundle (no {MANIFEST_FILE})")
 
 
-def _run(path: Path, data: Path | str | None, watcher: Watcher) -> Subject:
-    run = load_run(path, data)
+def _run(path: Path, data: Path | str | None, mirror: bool, watcher: Watcher) -> Subject:
+    run = load_run(path, data, mirror=mirror)
     normalise = Normalise(run.mean, run.std)
 
     def answer(split: Split) -> Probabilities:

@@ -72,6 +72,7 @@ def test_evaluate_writes_every_images_answer(tiny_run, tmp_path, capsys):
         (["train"], "give a recipe"),
         (["train", "nonesuch"], "no such recipe"),
         (["train", "digits", "--set", "train.epochs=0"], "greater than or equal to 1"),
+        (["train", "digits", "--set", "model.name=perceptron", "--set", "model.mirror=true"], "cannot answer for"),
         (["train", "--resume", "nowhere"], "is not a run"),
     ],
     ids=" ".join,

@@ -151,6 +151,37 @@ def test_the_activation_maps_average_to_the_logits(run, bundle):
     np.testing.assert_allclose(maps.mean(axis=(2, 3)) + run.model.head.bias.detach().numpy(), logits, atol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def mirrored(tiny_run, tmp_path_factory):
+    store = tmp_path_factory.mktemp("mirrored")
+    assert main(["export", str(tiny_run), "--mirror", "--store", str(store)]) == 0
+    return Store(store).open("digits", 1)
+
+
+def test_a_run_can_be_sealed_to_answer_for_mirror_images_too(run, bundle, mirrored):
+    """The graph, its measured accuracy, its maps and what a retrain will do all say so."""
+    rows = np.stack([preprocess(run.data.test.encoded(i), run.preprocessing).pixels for i in range(20)])
+    turned = np.ascontiguousarray(rows[:, :, ::-1])
+    plain, both = (session.open_session(b.read("model.onnx")) for b in (bundle, mirrored))
+    expected = (session.run(plain, rows)["logits"] + session.run(plain, turned)["logits"]) / 2
+    np.testing.assert_allclose(session.run(both, rows)["logits"], expected, atol=1e-4)
+    maps = session.open_session(mirrored.read("explain.onnx"))
+    np.testing.assert_allclose(
+        session.run(maps, rows)["cam"], session.run(maps, turned)["cam"][:, :, :, ::-1], atol=1e-4
+    )
+    assert mirrored.manifest.lineage.recipe["model"]["mirror"] is True
+    assert bundle.manifest.lineage.recipe["model"]["mirror"] is False
+    assert mirrored.manifest.graph.parameters == bundle.manifest.graph.parameters
+    assert any("resnet8 with mirror images" in line for line in inspection(mirrored))
+
+
+def test_evaluate_says_beforehand_what_mirror_images_would_bring(tiny_run, mirrored, capsys):
+    assert main(["evaluate", str(tiny_run), "--mirror"]) == 0
+    assert f"top-1 {mirrored.manifest.metrics.top1:.4f}" in capsys.readouterr().out
+    assert main(["evaluate", str(mirrored.path), "--mirror"]) == 2
+    assert "is sealed; --mirror is for runs" in capsys.readouterr().err
+
+
 def test_the_report_travels_with_the_bundle_and_holds_the_exports_proof(bundle):
     manifest = bundle.manifest
     page = html.unescape(bundle.read("report/report.html").decode())

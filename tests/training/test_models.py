@@ -93,6 +93,37 @@ def test_every_model_keeps_the_contract_of_a_classifier(name, options, channels)
             assert torch.allclose(maps.mean(dim=(2, 3)) + model.head.bias, logits, atol=rounding)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (name, options)
+        for name, options in SMALL
+        if build(name, classes=7, channels=1, input_size=(32, 32), **options).cam
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_with_mirror_images_the_answer_is_the_mean_of_both(name, options):
+    torch.manual_seed(0)
+    model = build(name, classes=7, channels=3, input_size=(32, 48), **options).eval()
+    x = torch.randn(3, 3, 32, 48)
+    with torch.inference_mode():
+        alone, turned, features = model(x), model(x.flip(3)), model.feature_map(x)
+        model.mirror = True
+        both = model(x)
+        rounding = 1e-5 * max(1.0, both.abs().max().item())
+        assert torch.allclose(both, (alone + turned) / 2, atol=rounding)
+        assert torch.allclose(both, model(x.flip(3)), atol=rounding), "a mirror image gets the same answer"
+        assert not torch.allclose(both, alone, atol=rounding)
+        maps, shift = model.seen(x), 1e-5 * features.abs().max().item()
+        assert torch.allclose(maps, model.seen(x.flip(3)).flip(3), atol=shift), "and its map is the mirrored map"
+    sizes = []
+    model.train().head.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    first.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    model(x)
+    assert sizes == [3, 3], "training sees each image once"
+
+
 def test_a_784_64_16_10_perceptron_has_51450_parameters():
     for activation in ("sigmoid", "tanh", "relu"):
         model = build("perceptron", classes=10, channels=1, input_size=(28, 28), widths=[64, 16], activation=activation)

@@ -26,6 +26,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.add_argument("--data", help="folder of the images (else: the data it was trained on)")
     command.add_argument("--split", default="test", choices=("train", "validation", "test", "all"))
     command.add_argument("--variant", default="fp32", help="precision of a bundle's graph (fp32)")
+    command.add_argument("--mirror", action="store_true", help="let a run answer for mirror images too: model.mirror")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures and every image's answer")
     command.add_argument("--html", type=Path, metavar="FILE", help="write a page with plots and the worst errors")
     command.set_defaults(run=run)
@@ -35,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     """Evaluate, print the figures and write what was asked for."""
     with Live() as live:
         live.stage("opening the data")
-        subject = open_subject(options.subject, options.data, options.variant, live)
+        subject = open_subject(options.subject, options.data, options.variant, live, mirror=options.mirror)
         split = _chosen(subject, options.split)
         probabilities = subject.answer(split)
     evaluation = score(probabilities, np.array(split.targets()), subject.labels)

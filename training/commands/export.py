@@ -21,6 +21,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("run_folder", type=Path, metavar="RUN", help="a folder that `train` made")
     command.add_argument("--store", type=Path, default=Path("exported"), help="where bundles lie (exported)")
     command.add_argument("--data", help="where the run's images lie now, if not where they were")
+    command.add_argument("--mirror", action="store_true", help="answer for mirror images too: model.mirror")
     command.add_argument("--promote", action="store_true", help="make it champion, also where there is one already")
     command.set_defaults(run=_export)
 
@@ -28,7 +29,7 @@ def add(commands: Commands[argparse.ArgumentParser]) -> None:
 def _export(options: argparse.Namespace) -> int:
     store = Store(options.store)
     with Live() as live:
-        exported = export(load_run(options.run_folder, options.data), live)
+        exported = export(load_run(options.run_folder, options.data, mirror=options.mirror), live)
     bundle = exported.draft.publish(store)
     name, version = bundle.manifest.name, bundle.manifest.version
     if options.promote or store.channels(name).champion is None:

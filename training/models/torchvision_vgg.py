@@ -41,7 +41,7 @@ class GridClassifier(Classifier):
 
     def embed(self, x: Tensor) -> Tensor:
         """Return [n, 4096], or [n, 512] with the small stem."""
-        x = torch.flatten(self.avgpool(self.feature_map(x)), 1)
+        x = torch.flatten(self.avgpool(self.seen(x)), 1)
         for layer in list(self.classifier)[:-1]:
             x = layer(x)
         return x
