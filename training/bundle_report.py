@@ -33,6 +33,7 @@ def bundle_report(run: TrainedRun, draft: Draft, outputs: Outputs) -> bytes:
         run.path,
         run.data.test,
         probabilities,
+        model=run.recipe.model,
         draft=draft,
         ece=ece,
         uncalibrated=as_svg(draw_reliability(uncalibrated, targets)),

@@ -181,7 +181,7 @@ class _Export:
         return Graph(
             opset=opset_of(self.core),
             parameters=sum(p.numel() for p in self.run.model.parameters()),
-            architecture=self.run.recipe.model.name + (" with mirror images" if self.run.recipe.model.mirror else ""),
+            architecture=self.run.recipe.model.title,
             producer=f"torch {torch.__version__}",
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from training.recipe import Recipe
+from training.recipe import Model, Recipe
 
 OVERFIT_RISE = 1.05
 """Validation loss this many times its minimum, while the training loss went on falling, is over-fitting."""
@@ -39,6 +39,13 @@ def compare_losses(recipe: Recipe) -> list[str]:
     }
     found = [what for what, there in more.items() if there]
     return [f"the training loss includes {' and '.join(found)}: do not compare it with validation's"] if found else []
+
+
+def compare_models(trained: Model, judged: Model) -> list[str]:
+    """Return a sentence where the curves are those of another network than the figures below them."""
+    if trained.mirror == judged.mirror:
+        return []
+    return ["the curves are of the image alone, the figures of answers for its mirror image as well (model.mirror)"]
 
 
 def _perfect(history: Sequence[Line]) -> str | None:

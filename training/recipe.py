@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from bundle.manifest import Interpolation, Name, Preprocessing
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -109,6 +109,15 @@ class Model(Section):
     An address whose file name ends in a part of its SHA-256, such as resnet18-f37072fd.pth, is checked against it."""
     mirror: bool = False
     """Answer for the mean of an image's features and its mirror image's: more accurate, twice the work to serve."""
+
+    @property
+    def title(self) -> str:
+        """The network in words."""
+        return f"{self.name} with mirror images" if self.mirror else self.name
+
+    def mirrored(self) -> Self:
+        """Return the same network, with the same weights, answering for mirror images too."""
+        return self.model_copy(update={"mirror": True})
 
 
 class Augment(Section):

@@ -20,8 +20,8 @@ from training.curves import QUANTITIES, draw_curves
 from training.data.dataset import Split
 from training.evaluate import Floats, score
 from training.plots import as_svg, draw_confusion, draw_reliability
-from training.reading import compare_losses, read_curves
-from training.recipe import parse_recipe
+from training.reading import compare_losses, compare_models, read_curves
+from training.recipe import Model, Recipe, parse_recipe
 from training.runs import LOG_FILE, read_facts
 
 REPORT_FILE = "report.html"
@@ -37,28 +37,43 @@ def write_report(path: Path, test: Split | None, probabilities: Floats | None) -
     return path / REPORT_FILE
 
 
-def report_page(template: str, path: Path, test: Split | None, probabilities: Floats | None, **more: Any) -> str:
+def report_page(
+    template: str,
+    path: Path,
+    test: Split | None,
+    probabilities: Floats | None,
+    *,
+    model: Model | None = None,
+    **more: Any,
+) -> str:
     """Return the page of a run. `probabilities` [n, classes] are the model's for `test`; without them the page holds
-    the curves only. `more` is what the template asks for besides.
+    the curves only. `model` is what gave them, where that is not the recipe's. `more` is what the template asks for
+    besides.
     """
     facts = read_facts(path)
     recipe, labels = parse_recipe(facts["recipe"]), facts["labels"]
+    model = model or recipe.model
     history = [json.loads(line) for line in (path / LOG_FILE).read_text().splitlines()]
     shown: dict[str, Any] = {"evaluation": None, "errors": []}
     if test is not None and probabilities is not None:
         shown = _judged(test, probabilities, labels, recipe.input.preprocessing())
     return render(
         template,
-        title=f"{recipe.name}: {recipe.model.name}",
+        title=f"{recipe.name}: {model.title}",
         subtitle=f"{path.name} · {len(history)} epochs, {sum(line['seconds'] for line in history) / 60:.1f} minutes",
         curves={quantity: as_svg(draw_curves(history, quantity)) for quantity in QUANTITIES},
-        readings=read_curves(history) + compare_losses(recipe),
-        command=f"python -m training train {path.name}/run.json" + (" --data FOLDER" if recipe.data.path else ""),
+        readings=read_curves(history) + compare_losses(recipe) + compare_models(recipe.model, model),
+        command=_commands(path.name, recipe, model),
         facts=_flat({**facts["data"], **facts["environment"], "started": facts["started"]}),
         recipe={key: value for key, value in _flat(recipe.portable()).items() if key not in LOCAL},
         **shown,
         **more,
     )
+
+
+def _commands(run: str, recipe: Recipe, model: Model) -> str:
+    train = f"python -m training train {run}/run.json" + (" --data FOLDER" if recipe.data.path else "")
+    return train if model.mirror == recipe.model.mirror else f"{train}\npython -m training export RUN --mirror"
 
 
 def write_evaluation(

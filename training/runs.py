@@ -89,7 +89,7 @@ def load_run(path: Path | str, data: Path | str | None = None, *, mirror: bool =
         moved = Data(**(recipe.data.model_dump() | {"path": str(Path(data).resolve())}))
         recipe = recipe.model_copy(update={"data": moved})
     if mirror:
-        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"mirror": True})})
+        recipe = recipe.model_copy(update={"model": recipe.model.mirrored()})
     model = make_model(recipe, len(facts["labels"]))
     load_weights(model, load(path / BEST_FILE), path / BEST_FILE)
     return TrainedRun(

@@ -173,6 +173,9 @@ def test_a_run_can_be_sealed_to_answer_for_mirror_images_too(run, bundle, mirror
     assert bundle.manifest.lineage.recipe["model"]["mirror"] is False
     assert mirrored.manifest.graph.parameters == bundle.manifest.graph.parameters
     assert any("resnet8 with mirror images" in line for line in inspection(mirrored))
+    page = mirrored.read("report/report.html").decode()
+    assert "resnet8 with mirror images" in page and "export RUN --mirror" in page and "the image alone" in page
+    assert "mirror" not in re.sub(r"model.mirror</td><td>false", "", bundle.read("report/report.html").decode())
 
 
 def test_evaluate_says_beforehand_what_mirror_images_would_bring(tiny_run, mirrored, capsys):

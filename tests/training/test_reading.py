@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from training.reading import compare_losses, read_curves
-from training.recipe import parse_recipe
+from training.reading import compare_losses, compare_models, read_curves
+from training.recipe import Model, parse_recipe
 
 
 def history(epochs, train_loss, validation_loss, train_accuracy, validation_accuracy):
@@ -103,3 +103,10 @@ def test_a_training_loss_of_another_kind_is_not_to_be_compared(recipe, said):
     found = compare_losses(parse_recipe({"model": {"name": "resnet8"}, **recipe}))
     assert len(found) == bool(said)
     assert all(what in found[0] for what in said)
+
+
+def test_curves_of_another_network_than_the_figures_are_said_to_be_so():
+    plain = Model()
+    assert compare_models(plain, plain) == compare_models(plain.mirrored(), plain.mirrored()) == []
+    (said,) = compare_models(plain, plain.mirrored())
+    assert "model.mirror" in said and "the curves are of the image alone" in said
