@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,7 +90,7 @@ class _Offer:
         sent = time.monotonic()
         try:
             status, headers, body = await _post(*connection, sample.data)
-        except (OSError, EOFError):
+        except (OSError, EOFError, asyncio.CancelledError):
             connection[1].close()
             self.pool.put_nowait(None)
             raise
@@ -125,8 +126,8 @@ async def _probe(port: int, load: Load) -> None:
     while True:
         began = time.monotonic()
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        await reader.read()
-        writer.close()
+        with closing(writer):  # the last probe is cancelled wherever it is
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            await reader.read()
         load.slowest_probe_s = max(load.slowest_probe_s, time.monotonic() - began)
         await asyncio.sleep(0.25)
