@@ -80,13 +80,14 @@ def retrain(job: Job, watcher: Watcher = UNWATCHED) -> Outcome:
 def recipe_for(champion: Bundle, job: Job) -> Recipe:
     """Return the champion's recipe for another run: gentler and shorter when it starts from its weights.
 
-    The files that the champion's own run began from, weights and teachers, are not asked for again.
+    The files that the champion's own run began from, weights and teachers, are not asked for again, nor is the C++
+    compiler that made it faster (`train.compile`).
     """
     recorded: dict[str, Any] | None = champion.manifest.lineage.recipe
     if champion.manifest.lineage.kind != "trained" or recorded is None:
         raise TrainingError(f"{job.model}/{champion.manifest.version} was imported: there is no recipe to train it by")
     recipe = _without_files(parse_recipe(recorded), job.afresh)
-    changes: list[str] = []
+    changes = ["train.compile=false"]
     if not job.afresh:
         changes += [
             f"train.learning_rate={recipe.train.learning_rate * FINE_TUNE_RATE}",

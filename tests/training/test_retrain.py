@@ -73,14 +73,17 @@ def test_a_candidate_that_is_not_worse_takes_over(store):
     assert store.channels("digits").history == (1,)
 
 
-def test_a_retrain_asks_for_no_file_that_the_champions_own_run_began_from(first):
+def test_a_retrain_asks_for_nothing_that_only_the_champions_own_run_needed(first):
+    """The files that it began from, and the compiler that made it faster, unless one is asked for."""
     champion = Store(first).open("digits")
     recorded = parse_recipe(champion.manifest.lineage.recipe).model_dump(mode="json")
     recorded["model"]["weights"], recorded["train"]["teachers"] = "gone/best.pt", ["gone"]
+    recorded["train"]["compile"] = True
     lineage = champion.manifest.lineage.model_copy(update={"recipe": recorded})
     champion = replace(champion, manifest=champion.manifest.model_copy(update={"lineage": lineage}))
     recipe = recipe_for(champion, Job("digits", Store(first)))
-    assert (recipe.model.weights, recipe.train.teachers) == (None, ())
+    assert (recipe.model.weights, recipe.train.teachers, recipe.train.compile) == (None, (), False)
+    assert recipe_for(champion, Job("digits", Store(first), overrides=("train.compile=true",))).train.compile
     afresh = recipe_for(champion, Job("digits", Store(first), afresh=True))
     assert (afresh.model.weights, afresh.train.teachers) == ("gone/best.pt", ())
 
