@@ -86,8 +86,8 @@ def recipe_for(champion: Bundle, job: Job) -> Recipe:
     recorded: dict[str, Any] | None = champion.manifest.lineage.recipe
     if champion.manifest.lineage.kind != "trained" or recorded is None:
         raise TrainingError(f"{job.model}/{champion.manifest.version} was imported: there is no recipe to train it by")
-    recipe = _without_files(parse_recipe(recorded), job.afresh)
-    changes = ["train.compile=false"]
+    recipe = _on_its_own(parse_recipe(recorded), job.afresh)
+    changes: list[str] = []
     if not job.afresh:
         changes += [
             f"train.learning_rate={recipe.train.learning_rate * FINE_TUNE_RATE}",
@@ -97,10 +97,11 @@ def recipe_for(champion: Bundle, job: Job) -> Recipe:
     return with_overrides(recipe, changes, data=job.data, feedback=job.feedback)
 
 
-def _without_files(recipe: Recipe, afresh: bool) -> Recipe:
-    """Drop the teachers, and the weights where the champion's take their place."""
+def _on_its_own(recipe: Recipe, afresh: bool) -> Recipe:
+    """Drop the teachers, the compiler, and the weights where the champion's take their place."""
     model = recipe.model if afresh else recipe.model.model_copy(update={"weights": None})
-    return recipe.model_copy(update={"model": model, "train": recipe.train.model_copy(update={"teachers": ()})})
+    train = recipe.train.model_copy(update={"teachers": (), "compile": False})
+    return recipe.model_copy(update={"model": model, "train": train})
 
 
 def checkpoint_of(champion: Bundle) -> dict[str, torch.Tensor]:

@@ -80,7 +80,8 @@ def load_run(path: Path | str, data: Path | str | None = None, *, mirror: bool =
 
     `mirror` sets the recipe's `model.mirror`, which learns nothing and so can be chosen after training.
 
-    Raises `RunError` when the folder, its `run.json` or its weights are missing or do not fit.
+    Raises `RunError` when the folder, its `run.json` or its weights are missing or do not fit, and `RecipeError` where
+    the network cannot answer for mirror images.
     """
     path = Path(path)
     facts = read_facts(path)

@@ -62,7 +62,8 @@ def _run(path: Path, data: Path | str | None, mirror: bool, watcher: Watcher) ->
 
     # Not `run.data`: that insists on the images of training, while a model may be judged on any.
     data_set = _same_classes(open_dataset(run.recipe.name, run.recipe.data), run.labels)
-    return Subject(path.name, run.labels, run.preprocessing, data_set, answer)
+    name = f"{path.name} ({run.recipe.model.title})" if run.recipe.model.mirror else path.name
+    return Subject(name, run.labels, run.preprocessing, data_set, answer)
 
 
 def _bundle(path: Path, data: Path | str | None, variant: str, watcher: Watcher) -> Subject:

@@ -180,7 +180,8 @@ def test_a_run_can_be_sealed_to_answer_for_mirror_images_too(run, bundle, mirror
 
 def test_evaluate_says_beforehand_what_mirror_images_would_bring(tiny_run, mirrored, capsys):
     assert main(["evaluate", str(tiny_run), "--mirror"]) == 0
-    assert f"top-1 {mirrored.manifest.metrics.top1:.4f}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"top-1 {mirrored.manifest.metrics.top1:.4f}" in out and "(resnet8 with mirror images) on" in out
     assert main(["evaluate", str(mirrored.path), "--mirror"]) == 2
     assert "is sealed; --mirror is for runs" in capsys.readouterr().err
 
