@@ -42,3 +42,19 @@ def varint(data: memoryview, position: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             raise ValueError("a varint longer than ten bytes")
+
+
+def write(number: int, value: int | bytes | memoryview) -> bytes:
+    """Return one field: a varint for an int (a negative one as the complement of its 64 bits), else its bytes."""
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value & (1 << 64) - 1)
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint(value: int) -> bytes:
+    parts = bytearray()
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)

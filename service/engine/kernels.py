@@ -4,23 +4,39 @@ On x86 it convolves int8 weights directly, with VNNI at best, whenever their zer
 the convolution into a matrix product, which is the one that uses AMX where the processor has it. Weights and zero point
 may both be raised by one: their difference, which is all that counts, stays the same, and so does every answer, to the
 last bit. On a Xeon with AMX that halves what a wide convolution takes; without AMX it costs a fifth.
+
+A narrow convolution fills no tile: its 16 outputs are a quarter of one, and 3 input channels are gathered nine bytes at
+a time. So neighbours in a row of the output are computed together, as channels of one position. Their kernel is as wide
+as all that they look at, with zeros where one does not look, and strides over all of them; their bytes lie where they
+would lie alone, and a reshape says so. ResNet-20 multiplies twice as much then, in four fifths of the time.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
-from bundle.wire import fields, varint
+import onnxruntime as ort
+from bundle.errors import BundleError
+from bundle.wire import write
 
-LEAST_PRODUCTS = 256
+from service.engine.onnx_file import GRAPH, Array, Graph, Integers, Node, node_of, tensor_of
+
+_LEAST_PRODUCTS = 256
 """Products in one output, input channels x height x width of the kernel, from which the matrix product was faster."""
-_INT8 = 3
+_LEAST_OUTPUTS, _LEAST_ROW = 64, 48
+"""Channels of output, and bytes in a row of the kernel, up to which it was faster to compute neighbours together."""
 _HIGHEST = 126
 """Of weights that may be raised by one; quantisation to 7 bits leaves 64."""
+_MOST_BYTES = 1 << 30
+"""Of a graph: onnxruntime writes none above 2 GiB."""
+_KIND, _DOMAIN = "QLinearConv", "com.microsoft"
+_FIXED = {"channels_last": 1, "group": 1, "dilations": [1, 1], "auto_pad": "NOTSET"}
 
 
 def has_tiles() -> bool:
@@ -32,122 +48,133 @@ def has_tiles() -> bool:
 
 
 def by_matrix_product(model: bytes) -> bytes | None:
-    """Return an equal graph whose wide int8 convolutions run as matrix products; None where it has none.
+    """Return an equal graph whose int8 convolutions run as matrix products; None where none would.
 
-    `model` is an ONNX file as bytes. Anything that is not surely a convolution of constant int8 weights with zero
-    point 0, which nothing else reads, stays as it is.
+    `model` is an ONNX file as bytes. What comes back is what onnxruntime makes of it on this machine, and for no other.
+    Anything that is not surely a convolution of constant int8 weights with zero point 0 stays as it is.
+
+    Raises `BundleError` where onnxruntime opens no such graph.
     """
-    changed = bytearray(model)
-    graph = _read_graph(memoryview(changed))
-    if any(node.nested for node in graph.nodes):
-        return None  # branches and loops read the graph around them
-    raised = 0
-    for weights, zero in graph.wide():
-        if len(weights.raw) != weights.count or len(zero.numbers) != zero.count:
-            continue
-        values, zeros = np.frombuffer(weights.raw, np.int8), np.frombuffer(zero.numbers, np.int8)
-        if values.max(initial=0) > _HIGHEST or zeros.any():
-            continue
-        values += 1
-        zeros += 1
-        raised += 1
-    return bytes(changed) if raised else None
+    if len(model) > _MOST_BYTES:
+        return None
+    optimised = _optimised(model)
+    graph = Graph(memoryview(optimised))
+    found = {index: one for index, node in enumerate(graph.nodes) if (one := _Convolution.of(node, graph))}
+    widths = _widths(optimised, [one.output for one in found.values()])
+    replaced: dict[int, list[bytes]] = {}
+    for index, one in found.items():
+        together = one.neighbours(widths[one.output])
+        if together > 1 or one.products >= _LEAST_PRODUCTS:
+            replaced[index] = list(one.rewritten(together))
+    return graph.written(replaced) if replaced else None
 
 
-# An ONNX file as far as it is needed: messages of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto, as views into
-# the file. The service does without the onnx library.
+def _optimised(model: bytes) -> bytes:
+    """Return the graph that onnxruntime runs in place of this one: an int8 convolution is one node, channels last."""
+    file = os.memfd_create("optimised")
+    try:
+        _open(model, optimized_model_filepath=f"/proc/self/fd/{file}")
+        with open(file, "rb", closefd=False) as written:
+            return written.read()
+    finally:
+        os.close(file)
 
 
-@dataclass(slots=True)
-class _Tensor:
-    name: str = ""
-    kind: int = 0
-    dims: list[int] = field(default_factory=list)
-    raw: memoryview = field(default_factory=lambda: memoryview(b""))
-    packed: memoryview = field(default_factory=lambda: memoryview(b""))
-
-    @property
-    def count(self) -> int:
-        return prod(self.dims)
-
-    @property
-    def numbers(self) -> memoryview:
-        """The int8 numbers, a byte each; as packed varints that holds for 0 to 127."""
-        return self.raw or self.packed
+def _widths(model: bytes, names: list[str]) -> dict[str, int]:
+    """Return how many columns each of these outputs [n, height, width, channels] has; 0 where that is not known."""
+    also = write(GRAPH, b"".join(write(12, write(1, name.encode())) for name in names))  # messages add up
+    session = _open(model + also, graph_optimization_level=ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+    shapes = {output.name: output.shape for output in session.get_outputs()}
+    return {name: shapes[name][2] if isinstance(shapes[name][2], int) else 0 for name in names}
 
 
-@dataclass(slots=True)
-class _Node:
-    kind: str
+def _open(model: bytes, **settings: object) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    for name, value in settings.items():
+        setattr(options, name, value)
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the native layer raises several unrelated types
+        raise BundleError(f"onnxruntime cannot rewrite the graph: {str(error).splitlines()[0][:200]}") from None
+
+
+@dataclass(frozen=True)
+class _Convolution:
+    """An int8 convolution, channels last, by weights that are known and have zero point 0."""
+
     inputs: list[str]
-    outputs: list[str]
-    nested: bool
-    """Whether an attribute is a graph of its own."""
+    output: str
+    weights: Array
+    """int8 [outputs, inputs, height, width]"""
+    scale: Array
+    bias: Array | None
+    strides: list[int]
+    pads: list[int]
 
+    @classmethod
+    def of(cls, node: Node, graph: Graph) -> _Convolution | None:
+        """Return what a node is if it is surely one, and else None."""
+        attributes = {"group": 1, "dilations": [1, 1], "auto_pad": "NOTSET", **node.attributes}
+        strides, pads = attributes.get("strides", [1, 1]), attributes.get("pads", [0, 0, 0, 0])
+        if (node.kind, node.domain) != (_KIND, _DOMAIN) or not isinstance(strides, list) or not isinstance(pads, list):
+            return None
+        if any(attributes.get(name) != value for name, value in _FIXED.items()):
+            return None
+        constants = [graph.constants.get(name) for name in (*node.inputs[3:6], *node.inputs[8:])]
+        if any(values is None for values in constants):
+            return None
+        weights, scale, zero, *bias = cast("list[Array]", constants)
+        if weights.dtype != np.int8 or weights.ndim != 4 or weights.max(initial=0) > _HIGHEST or zero.any():
+            return None
+        return cls(node.inputs, node.outputs[0], weights, scale, bias[0] if bias else None, strides, pads)
 
-@dataclass(slots=True)
-class _Graph:
-    nodes: list[_Node] = field(default_factory=list)
-    tensors: dict[str, _Tensor] = field(default_factory=dict)
+    @property
+    def products(self) -> int:
+        """Products in one output."""
+        return prod(self.weights.shape[1:])
 
-    def wide(self) -> Iterator[tuple[_Tensor, _Tensor]]:
-        """Yield the int8 weights and zero points of convolutions with many products, if nothing else reads them."""
-        readers: dict[str, int] = {}
-        for node in self.nodes:
-            for name in node.inputs:
-                readers[name] = readers.get(name, 0) + 1
-        weighted = {node.inputs[1] for node in self.nodes if node.kind == "Conv" and len(node.inputs) > 1}
-        for node in self.nodes:
-            if node.kind != "DequantizeLinear" or len(node.inputs) != 3 or not weighted.intersection(node.outputs):
-                continue
-            weights, zero = self.tensors.get(node.inputs[0]), self.tensors.get(node.inputs[2])
-            if weights is None or zero is None or weights.kind != _INT8 or zero.kind != _INT8:
-                continue
-            names = (weights.name, zero.name, node.outputs[0])
-            if prod(weights.dims[1:]) >= LEAST_PRODUCTS and all(readers[name] == 1 for name in names):
-                yield weights, zero
+    def neighbours(self, width: int) -> int:
+        """Return how many neighbours of an output of so many columns it is faster to compute together."""
+        outputs, channels, _, kernel = self.weights.shape
+        if kernel == 1:
+            return 1
+        together = 1
+        while width and width % (2 * together) == 0:
+            row = channels * (kernel + (together - 1) * self.strides[1])
+            if outputs * together >= _LEAST_OUTPUTS and row >= _LEAST_ROW:
+                break
+            together *= 2
+        return together
 
-
-def _read_graph(model: memoryview) -> _Graph:
-    graph = _Graph()
-    for content in _messages(model, 7):
-        graph.nodes += [_read_node(node) for node in _messages(content, 1)]
-        graph.tensors |= {tensor.name: tensor for tensor in map(_read_tensor, _messages(content, 5))}
-    return graph
-
-
-def _read_node(data: memoryview) -> _Node:
-    inputs, outputs, kinds = ([str(text, "utf-8") for text in _messages(data, number)] for number in (1, 2, 4))
-    nested = any(number in (6, 11) for attribute in _messages(data, 5) for number, _ in fields(attribute))
-    return _Node("".join(kinds), inputs, outputs, nested)
-
-
-def _read_tensor(data: memoryview) -> _Tensor:
-    tensor = _Tensor()
-    for number, value in fields(data):
-        if isinstance(value, int):
-            if number == 1:
-                tensor.dims.append(value)
-            elif number == 2:
-                tensor.kind = value
-        elif number == 1:
-            tensor.dims += _packed(value)
-        elif number == 5:
-            tensor.packed = value
-        elif number == 8:
-            tensor.name = str(value, "utf-8")
-        elif number == 9:
-            tensor.raw = value
-    return tensor
-
-
-def _messages(data: memoryview, wanted: int) -> Iterator[memoryview]:
-    """Yield what fields of this number hold, where that is bytes."""
-    return (value for number, value in fields(data) if number == wanted and not isinstance(value, int))
-
-
-def _packed(data: memoryview) -> Iterator[int]:
-    position = 0
-    while position < len(data):
-        value, position = varint(data, position)
-        yield value
+    def rewritten(self, together: int) -> Iterator[bytes]:
+        """Yield fields of a graph that compute the same, so many neighbours at a time."""
+        outputs, channels, height, kernel = self.weights.shape
+        down, across = self.strides
+        wide = kernel + (together - 1) * across
+        weights = np.ones((together, outputs, channels, height, wide), np.int8)  # the zero point: they weigh nothing
+        for place in range(together):
+            weights[place, ..., place * across : place * across + kernel] = self.weights + np.int8(1)
+        constants = {
+            3: weights.reshape(together * outputs, channels, height, wide),
+            4: np.tile(self.scale, together) if self.scale.size > 1 else self.scale,
+            5: np.ones(together * outputs, np.int8),
+        }
+        if self.bias is not None:
+            constants[8] = np.tile(self.bias, together)
+        names = {place: f"{self.output}/{place}" for place in constants}
+        yield from (tensor_of(names[place], values) for place, values in constants.items())
+        inputs = [names.get(place, name) for place, name in enumerate(self.inputs)]
+        attributes: Integers = {
+            "channels_last": 1,
+            "kernel_shape": [height, wide],
+            "strides": [down, across * together],
+            "pads": self.pads,
+        }
+        if together == 1:
+            yield node_of(_KIND, _DOMAIN, inputs, self.output, attributes)
+            return
+        beside, shape = f"{self.output}/together", f"{self.output}/shape"
+        yield node_of(_KIND, _DOMAIN, inputs, beside, attributes)
+        yield tensor_of(shape, np.array([0, 0, -1, outputs], np.int64))  # batch and height as they are
+        yield node_of("Reshape", "", [beside, shape], self.output, {})
