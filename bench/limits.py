@@ -54,6 +54,7 @@ class Alone:
 
     def __init__(self, graph: bytes, row: npt.NDArray[np.uint8], plan: Plan) -> None:
         options = ort.SessionOptions()
+        options.log_severity_level = 3
         options.intra_op_num_threads = plan.threads
         options.inter_op_num_threads = 1
         providers = ["CPUExecutionProvider"]
