@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -59,6 +60,13 @@ class SlowClients:
             client.close()
 
 
+def at_rest(processes: list[psutil.Process]) -> bool:
+    """Whether processes use no processor: workers that have started and wait for requests."""
+    before = [process.cpu_times().user for process in processes]
+    time.sleep(0.2)
+    return all(process.cpu_times().user - spent < 0.02 for process, spent in zip(processes, before, strict=True))
+
+
 @pytest.fixture(scope="module", params=SHAPES.values(), ids=SHAPES.keys())
 def running(
     request: pytest.FixtureRequest, colors: tuple[Path, list[Sample]], tmp_path_factory: pytest.TempPathFactory
@@ -77,6 +85,7 @@ def test_clients_that_come_at_once_find_the_workers_that_have_room(
     answered: list[bytes] = []
     with service(colors[0], tmp_path, workers=4, threads=12, reserved_threads=4) as running:
         wait_for(lambda: len(running.workers) == 4, 10, "four workers")
+        wait_for(lambda: at_rest(running.workers), 10, "workers that have started")
         for _ in range(10):
             with contextlib.ExitStack() as stack:
                 clients = [
