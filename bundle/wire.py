@@ -44,11 +44,16 @@ def varint(data: memoryview, position: int) -> tuple[int, int]:
             raise ValueError("a varint longer than ten bytes")
 
 
-def write(number: int, value: int | bytes | memoryview) -> bytes:
+def write(number: int, value: int | bytes) -> bytes:
     """Return one field: a varint for an int (a negative one as the complement of its 64 bits), else its bytes."""
     if isinstance(value, int):
         return _varint(number << 3) + _varint(value & (1 << 64) - 1)
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
+    return head(number, len(value)) + value
+
+
+def head(number: int, length: int) -> bytes:
+    """Return what stands before the bytes of a field."""
+    return _varint(number << 3 | 2) + _varint(length)
 
 
 def _varint(value: int) -> bytes:

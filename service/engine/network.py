@@ -57,7 +57,7 @@ class Network:
         self.wide: Any = None
         self.faster: Faster | None = None
         self.matrix_products = False
-        """Whether wide int8 convolutions run as matrix products; see `kernels`."""
+        """Whether int8 convolutions run as matrix products; see `kernels`."""
         self.device = device
         self.provider = provider_of(session)
         self.fixed_batch = fixed_batch

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from bundle.wire import fields, varint, write
+from bundle.wire import fields, head, varint, write
 
 GRAPH, NODE, TENSOR = 7, 1, 5
 """Fields: a model's graph; a graph's nodes and constants."""
@@ -47,10 +47,14 @@ class Graph:
 
     def written(self, replaced: Mapping[int, Sequence[bytes]]) -> bytes:
         """Return the model with other fields of a graph in the places of nodes, which are given by their index."""
-        return b"".join(
-            write(number, b"".join(_replaced(value, replaced)) if number == GRAPH else value)  # type: ignore[arg-type]
-            for number, value in fields(self._model)
-        )
+        parts: list[bytes | memoryview] = []
+        for number, value in fields(self._model):
+            if number != GRAPH or isinstance(value, int):
+                parts += _field(number, value)
+                continue
+            inner = list(_replaced(value, replaced))
+            parts += [head(number, sum(map(len, inner))), *inner]
+        return b"".join(parts)
 
 
 def node_of(kind: str, domain: str, inputs: Sequence[str], output: str, attributes: Integers) -> bytes:
@@ -75,14 +79,16 @@ def _messages(data: memoryview, wanted: int) -> Iterator[memoryview]:
     return (value for number, value in fields(data) if number == wanted and not isinstance(value, int))
 
 
-def _replaced(graph: memoryview, replaced: Mapping[int, Sequence[bytes]]) -> Iterator[bytes]:
+def _replaced(graph: memoryview, replaced: Mapping[int, Sequence[bytes]]) -> Iterator[bytes | memoryview]:
     index = -1
     for number, value in fields(graph):
         index += number == NODE
-        if number == NODE and index in replaced:
-            yield from replaced[index]
-        else:
-            yield write(number, value)
+        yield from replaced[index] if number == NODE and index in replaced else _field(number, value)
+
+
+def _field(number: int, value: int | memoryview) -> Sequence[bytes | memoryview]:
+    """Return the pieces of a field as it is; large ones are not copied."""
+    return (write(number, value),) if isinstance(value, int) else (head(number, len(value)), value)
 
 
 def _node(data: memoryview) -> Node:
