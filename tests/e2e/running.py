@@ -86,12 +86,12 @@ class Running:
         """Whether `/readyz` says so."""
         return self.get("/readyz")[0] == 200
 
-    def children(self, text: str) -> list[psutil.Process]:
-        """Processes below the parent whose command line holds a text, oldest first."""
+    def children(self, text: str, of: int | None = None) -> list[psutil.Process]:
+        """Processes below the parent whose command line holds a text, oldest first; with `of`, that one's own only."""
         found = []
         for child in psutil.Process(self.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if text in " ".join(child.cmdline()):
+                if text in " ".join(child.cmdline()) and of in (None, child.ppid()):
                     found.append(child)
         return sorted(found, key=lambda child: child.create_time())
 
@@ -102,7 +102,7 @@ class Running:
 
     def masters(self) -> list[psutil.Process]:
         """gunicorn's masters: the children whose parent is ours; none for a moment after one was killed."""
-        return [child for child in self.children("gunicorn") if child.ppid() == self.pid]
+        return self.children("gunicorn", of=self.pid)
 
     @property
     def master(self) -> psutil.Process:
@@ -112,8 +112,7 @@ class Running:
     @property
     def workers(self) -> list[psutil.Process]:
         """gunicorn's workers."""
-        master = self.master.pid
-        return [child for child in self.children("gunicorn") if child.ppid() == master]
+        return self.children("gunicorn", of=self.master.pid)
 
     def family(self) -> list[psutil.Process]:
         """Every process of the service."""
@@ -180,6 +179,14 @@ def service(store: Path, folder: Path, extra_path: Path | None = None, **setting
     finally:
         if running.process is not None:
             running.kill()
+
+
+def ended(process: psutil.Process) -> bool:
+    """Whether a process is gone, or waits only for its parent to see it."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def wait_for(probe: Callable[[], T], within_s: float, what: str) -> T:

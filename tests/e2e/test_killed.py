@@ -16,7 +16,7 @@ import pytest
 
 from tests.e2e.bounds import SLACK_S
 from tests.e2e.ledger import BROKEN, Holding, Loss, broken, check_all_counted
-from tests.e2e.running import Running, service, wait_for
+from tests.e2e.running import Running, ended, service, wait_for
 from tests.e2e.traffic import Sample, Traffic
 
 REFUSED = {"200", "503"}
@@ -110,7 +110,7 @@ def test_a_stopped_engine_is_noticed_and_replaced(running: Running, samples: lis
         stopped_at = time.monotonic()
         stopped.send_signal(signal.SIGSTOP)
         loss = Loss(scraped, traffic.report.answered)
-        wait_for(lambda: not psutil.pid_exists(stopped.pid) or stopped.status() == "zombie", 12, "its end")
+        wait_for(lambda: ended(stopped), 12, "its end")
         assert time.monotonic() - stopped_at < 10
         traffic.until(lambda: running.ready() and running.metric(STARTS) == starts + 1)
         assert time.monotonic() - stopped_at < 10 + cold_load_s(running) + SLACK_S
@@ -144,7 +144,7 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_0(running: Running, sample
         assert running.stop() == 0
     assert traffic.report.wrong == []
     assert set(traffic.report.statuses) <= {"200", *BROKEN}
-    assert not any(member.is_running() and member.status() != "zombie" for member in family)
+    assert all(map(ended, family))
     assert list(running.runtime.iterdir()) == []
     check_all_counted(running.told() - start, traffic.report)
 
