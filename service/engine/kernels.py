@@ -53,13 +53,15 @@ def by_matrix_product(model: bytes) -> bytes | None:
     `model` is an ONNX file as bytes. What comes back is what onnxruntime makes of it on this machine, and for no other.
     Anything that is not surely a convolution of constant int8 weights with zero point 0 stays as it is.
 
-    Raises `BundleError` where onnxruntime opens no such graph.
+    Raises `BundleError` where onnxruntime opens no such graph, or there is no memory for it.
     """
     if len(model) > _MOST_BYTES:
         return None
     optimised = _optimised(model)
     graph = Graph(memoryview(optimised))
     found = {index: one for index, node in enumerate(graph.nodes) if (one := _Convolution.of(node, graph))}
+    if not found:
+        return None
     widths = _widths(optimised, [one.output for one in found.values()])
     replaced: dict[int, list[bytes]] = {}
     for index, one in found.items():
@@ -71,13 +73,12 @@ def by_matrix_product(model: bytes) -> bytes | None:
 
 def _optimised(model: bytes) -> bytes:
     """Return the graph that onnxruntime runs in place of this one: an int8 convolution is one node, channels last."""
-    file = os.memfd_create("optimised")
     try:
-        _open(model, optimized_model_filepath=f"/proc/self/fd/{file}")
-        with open(file, "rb", closefd=False) as written:
-            return written.read()
-    finally:
-        os.close(file)
+        with open(os.memfd_create("optimised"), "rb") as file:
+            _open(model, optimized_model_filepath=f"/proc/self/fd/{file.fileno()}")
+            return file.read()
+    except OSError as error:
+        raise BundleError(f"there is nowhere to write the graph anew: {error.strerror}") from None
 
 
 def _widths(model: bytes, names: list[str]) -> dict[str, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,21 +62,13 @@ def quantised(
         "y_zero": np.uint8(113),
     }
     axis = {"axis": 0} if per_channel else {}
-    strides, dilations = [stride, stride], [dilation, dilation]
+    how = {"strides": [stride] * 2, "pads": pads, "group": group, "dilations": [dilation] * 2}
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "x_scale", "x_zero"], ["qx"]),
         helper.make_node("DequantizeLinear", ["qx", "x_scale", "x_zero"], ["dx"]),
         helper.make_node("DequantizeLinear", ["weights", "scales", "zeros"], ["w"], **axis),
         helper.make_node("DequantizeLinear", ["bias", "bias_scales", "bias_zeros"], ["b"], **axis),
-        helper.make_node(
-            "Conv",
-            ["dx", "w", "b"] if biased else ["dx", "w"],
-            ["c"],
-            strides=strides,
-            pads=pads,
-            group=group,
-            dilations=dilations,
-        ),
+        helper.make_node("Conv", ["dx", "w", "b"] if biased else ["dx", "w"], ["c"], **how),
         helper.make_node("QuantizeLinear", ["c", "y_scale", "y_zero"], ["qy"]),
         helper.make_node("DequantizeLinear", ["qy", "y_scale", "y_zero"], ["y"]),
     ]
@@ -156,6 +150,15 @@ def test_what_is_not_surely_safe_stays(unfit: dict[str, Any]) -> None:
 def test_what_onnxruntime_cannot_open_is_said() -> None:
     with pytest.raises(BundleError, match="onnxruntime cannot rewrite the graph"):
         by_matrix_product(b"no graph")
+
+
+def test_where_there_is_no_memory_for_it_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: str) -> int:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    with pytest.raises(BundleError, match="nowhere to write the graph anew: Operation not permitted"):
+        by_matrix_product(quantised())
 
 
 def test_a_graph_too_large_to_be_written_stays(monkeypatch: pytest.MonkeyPatch) -> None:
